@@ -1,0 +1,190 @@
+"""The events of a journal: a closed set, one typed line each. What is not here did not happen."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from autoexp.runs.records import Constant, Decision, Metric, Outcome, Plan, Proposal, Record, Trial
+
+FORMAT = 1
+"""Version of the journal's format, in its first line. A reader refuses a newer one and reads every older one."""
+
+
+class _Event(Record):
+    at: float = Field(default_factory=lambda: round(time.time(), 3))
+    """Seconds since the epoch, for people; nothing is decided by it."""
+
+
+class RunCreated(_Event):
+    """The first line: what the run is and what it was made from."""
+
+    type: Literal["run_created"] = "run_created"
+    format: int = FORMAT
+    run_id: str
+    branch: str
+    base: str
+    seed: int
+    metric: Metric
+    settings: dict[str, Any] = {}
+    plugins: dict[str, str] = {}
+    """Name to version of the plugins that decide this run."""
+
+
+class PlanMade(_Event):
+    """Somebody asked for work. `request` names the file the request came in, so that it counts once."""
+
+    type: Literal["plan_made"] = "plan_made"
+    plan: Plan
+    request: str | None = None
+
+
+class StopRequested(_Event):
+    """No new iteration is opened; those under way are finished."""
+
+    type: Literal["stop_requested"] = "stop_requested"
+    request: str | None = None
+
+
+class SessionOpened(_Event):
+    type: Literal["session_opened"] = "session_opened"
+    pid: int
+    host: str
+    plugins: dict[str, str] = {}
+
+
+class SessionClosed(_Event):
+    """Why a session ended: done, stopped, interrupted, or an error with its hint."""
+
+    type: Literal["session_closed"] = "session_closed"
+    reason: str
+    detail: str = ""
+    hint: str = ""
+    exit_code: int = 0
+
+
+class SetupDone(_Event):
+    type: Literal["setup_done"] = "setup_done"
+    details: dict[str, str] = {}
+
+
+class StageSkipped(_Event):
+    type: Literal["stage_skipped"] = "stage_skipped"
+    iteration: int
+    stage: str
+
+
+class BaselineOpened(_Event):
+    """Iteration 0: the unchanged program."""
+
+    type: Literal["baseline_opened"] = "baseline_opened"
+    commit: str
+    ref: str
+    source: str
+    constants: dict[str, Constant] = {}
+
+
+class Proposed(_Event):
+    type: Literal["proposed"] = "proposed"
+    iteration: int
+    base: str
+    proposal: Proposal
+    proposer: str
+    """Who: a proposer's name, or proposal_file, next_proposal, queue."""
+
+
+class Applied(_Event):
+    """The edits are made, checked against what is editable, and stored as a git tree."""
+
+    type: Literal["applied"] = "applied"
+    iteration: int
+    attempt: int
+    status: Literal["applied", "failed", "empty", "refused", "repeated"]
+    summary: str = ""
+    by: Literal["edits", "agent", "nobody"] = "edits"
+    tree: str = ""
+    source: str = ""
+    changed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    constants: dict[str, Constant] = {}
+
+
+class Committed(_Event):
+    type: Literal["committed"] = "committed"
+    iteration: int
+    attempt: int
+    commit: str
+    ref: str
+
+
+class TrainingStarted(_Event):
+    type: Literal["training_started"] = "training_started"
+    iteration: int
+    attempt: int
+    folder: str
+    """The job's folder, relative to the run's."""
+    pid: int | None = None
+    slot: int = 0
+
+
+class TrainingEnded(_Event):
+    type: Literal["training_ended"] = "training_ended"
+    iteration: int
+    attempt: int
+    outcome: Outcome
+
+
+class Triaged(_Event):
+    """What to do with the outcome: go on with it, or open attempt n+1 at `apply` (fix) or at `train`."""
+
+    type: Literal["triaged"] = "triaged"
+    iteration: int
+    attempt: int
+    action: Literal["proceed", "fix_and_rerun", "rerun", "reevaluate", "give_up"]
+    reason: str = ""
+
+
+class Recorded(_Event):
+    type: Literal["recorded"] = "recorded"
+    trial: Trial
+
+
+class Decided(_Event):
+    type: Literal["decided"] = "decided"
+    iteration: int
+    decision: Decision
+    why: str
+
+
+class Noted(_Event):
+    """A thing worth telling that changes nothing: a refused override, a branch that could not be moved."""
+
+    type: Literal["noted"] = "noted"
+    text: str
+    iteration: int | None = None
+    key: str | None = None
+    """Notes with the same key are written once."""
+
+
+Event = (
+    RunCreated
+    | PlanMade
+    | StopRequested
+    | SessionOpened
+    | SessionClosed
+    | SetupDone
+    | StageSkipped
+    | BaselineOpened
+    | Proposed
+    | Applied
+    | Committed
+    | TrainingStarted
+    | TrainingEnded
+    | Triaged
+    | Recorded
+    | Decided
+    | Noted
+)
+ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

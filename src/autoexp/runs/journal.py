@@ -1,0 +1,113 @@
+"""The journal: one event a line, appended and fsynced, never rewritten. A torn last line is cut off.
+
+Read and append is all there is. Who may append holds the run's lock (`autoexp.workspace.locks`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from autoexp.errors import DiskFullError, JournalError
+from autoexp.runs.events import ADAPTER, FORMAT, Event
+
+
+def encode(event: Event) -> bytes:
+    """One line, newline included."""
+    return event.model_dump_json(exclude_defaults=False).encode() + b"\n"
+
+
+def decode(line: bytes, path: Path, number: int) -> Event:
+    """The event of a line. Raises JournalError, and says so when a newer release wrote it."""
+    try:
+        return ADAPTER.validate_json(line)
+    except ValidationError as error:
+        raise _explain(line, path, number, error) from error
+
+
+def _explain(line: bytes, path: Path, number: int, error: ValidationError) -> JournalError:
+    where = f"{path}, line {number}"
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return JournalError(f"damaged line in the journal: {where}", f"restore {path.name} from a backup, then autoexp resume")
+    known = isinstance(fields, dict) and not any(e["type"] in ("union_tag_invalid", "extra_forbidden") for e in error.errors())
+    if not known or (isinstance(fields.get("format"), int) and fields["format"] > FORMAT):
+        return _newer(where)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return JournalError(f"cannot read the journal's state: {where}: {place}: {first['msg']}", "autoexp log")
+
+
+def _newer(where: str) -> JournalError:
+    return JournalError(
+        f"the run's state was written by a newer release of autoexp: {where}", "pip install --upgrade autoexp"
+    )
+
+
+def read(path: Path) -> list[Event]:
+    """Every whole line's event; a torn last line is left out.
+
+    Raises JournalError when a line is damaged, a newer release wrote it, or the file holds no event.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise JournalError(f"cannot read the journal {path}: {error.strerror}", "autoexp status") from error
+    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    if not lines:
+        raise JournalError(f"the journal is empty: {path}", "autoexp start")
+    events = [decode(line, path, number) for number, line in enumerate(lines, 1)]
+    if getattr(events[0], "format", 0) > FORMAT:
+        raise _newer(f"{path}, line 1")
+    return events
+
+
+class Journal:
+    """The open journal of a session. `size` is its length in bytes after the last append."""
+
+    def __init__(self, path: Path) -> None:
+        """Open for appending, cutting off a torn last line. Raises JournalError when it is not there."""
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as error:
+            raise JournalError(f"cannot open the journal {path}: {error.strerror}", "autoexp status") from error
+        data = path.read_bytes()
+        self.size = data.rfind(b"\n") + 1
+        if self.size < len(data):
+            os.ftruncate(self._fd, self.size)
+            os.fsync(self._fd)
+
+    def append(self, event: Event) -> None:
+        """Add one event, durably: it is on the disk when this returns.
+
+        Raises DiskFullError or JournalError; the file then ends as it did before.
+        """
+        line = encode(event)
+        try:
+            written = os.write(self._fd, line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            os.fsync(self._fd)
+        except OSError as error:
+            os.ftruncate(self._fd, self.size)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(f"no space left for {self.path}", "free some space, then: autoexp resume") from error
+            raise JournalError(f"cannot write {self.path}: {error.strerror}", "autoexp resume") from error
+        self.size += len(line)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def create(path: Path, events: list[Event]) -> None:
+    """Write a new journal whole. Raises FileExistsError when there is one."""
+    with path.open("xb") as file:
+        file.write(b"".join(encode(event) for event in events))
+        file.flush()
+        os.fsync(file.fileno())

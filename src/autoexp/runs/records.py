@@ -1,0 +1,153 @@
+"""The nouns of a run. All are frozen pydantic models: a fact, once written, is not edited."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+
+Decision = Literal["keep", "discard", "crash", "inconclusive"]
+Direction = Literal["min", "max"]
+Constant = bool | int | float | str
+"""The value of an ALL_CAPS literal of an editable file."""
+
+
+class Record(BaseModel):
+    """A frozen fact. Unknown keys are refused, so that a misspelt one is never silently dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _words(text: str) -> str:
+    """Refuse text that no commit message, table or terminal could carry."""
+    if not text.strip():
+        raise ValueError("must not be blank")
+    if "\x00" in text:
+        raise ValueError("must not contain NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be valid Unicode (found a lone surrogate)") from error
+    return text
+
+
+Words = Annotated[str, AfterValidator(_words)]
+
+
+class SetConstant(Record):
+    """Give an ALL_CAPS constant of an editable file another value; the rest of its line stays."""
+
+    op: Literal["set"] = "set"
+    name: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$", description="The constant, for example MATRIX_LR.")]
+    value: Annotated[Constant, Field(description="Its new value, a literal.")]
+    path: Annotated[str | None, Field(description="The file; left out, the first editable file that has it.")] = None
+
+
+class Replace(Record):
+    """Replace `old`, which must occur exactly once in the file, by `new`."""
+
+    op: Literal["replace"]
+    path: Words
+    old: Annotated[str, Field(min_length=1)]
+    new: str
+
+
+class Patch(Record):
+    """A unified diff, as `git diff` prints it."""
+
+    op: Literal["patch"]
+    diff: Words
+
+
+Edit = Annotated[SetConstant | Replace | Patch, Field(discriminator="op")]
+
+
+class Proposal(Record):
+    """One change to try: what, why, and optionally the exact edits. Without edits an agent applies the plan."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        title="autoexp proposal",
+        json_schema_extra={"$schema": "https://json-schema.org/draft/2020-12/schema"},
+    )
+
+    status: Annotated[
+        Literal["ok", "need_input"],
+        Field(description="'ok': can be tried. 'need_input': a question to the person, asked in `description`."),
+    ]
+    description: Annotated[Words, Field(description="The change in plain words, for the table of trials.")]
+    change_plan: Annotated[Words, Field(description="Which edits to make, and why they should help.")]
+    commit_description: Annotated[Words, Field(description="Message of the candidate's commit.")]
+    edits: Annotated[tuple[Edit, ...], Field(description="Exact edits; they are applied without an agent.")] = ()
+
+
+class Metric(Record):
+    """What is optimised. `name` is looked up in the report, or in the printed `name: value` summary."""
+
+    name: str = "val_bpb"
+    direction: Direction = "min"
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether `a` is strictly better than `b`."""
+        return a < b if self.direction == "min" else a > b
+
+
+class Outcome(Record):
+    """How a training ended, as its keeper and its report say. `metric` is set for a success, and only then."""
+
+    status: Literal["success", "crash", "timeout", "killed", "lost", "untrained"]
+    reason: str = ""
+    exit_code: int | None = None
+    metric: FiniteFloat | None = None
+    metrics: dict[str, float] = {}
+    memory_gb: float = 0.0
+    training_seconds: float | None = None
+    wall_seconds: float | None = None
+    checkpoint: str | None = None
+    """Path of a checkpoint that was complete before the training failed; it can be evaluated again."""
+
+
+class Trial(Record):
+    """An iteration that has run: a row of the table. The decision is added when it is made."""
+
+    iteration: int
+    description: str
+    proposer: str
+    base: str
+    commit: str
+    ref: str
+    source: str
+    """sha256 over the editable files: two trials with the same source are the same experiment."""
+    constants: dict[str, Constant] = {}
+    status: Literal["success", "crash", "timeout", "killed", "lost", "untrained"]
+    reason: str = ""
+    metric: FiniteFloat | None = None
+    memory_gb: float = 0.0
+    seconds: float | None = None
+    attempts: int = 1
+    decision: Decision | None = None
+    why: str = ""
+
+
+class Best(Record):
+    """The best trial so far: what the next proposal starts from and the run branch holds."""
+
+    iteration: int
+    commit: str
+    metric: float
+
+
+class Plan(Record):
+    """What a session is asked to do. `target` counts completed loop iterations over the whole run."""
+
+    stages: tuple[str, ...] = ("setup", "baseline", "loop")
+    loop: tuple[str, ...] = ("propose", "apply", "commit", "train", "triage", "record", "decide")
+    target: int = 0
+    workers: int = 1
+    proposer: str = "search"
+    executor: str = "local"
+    rule: str = "improvement"
+    stochastic: bool = True
+    """Whether agents (large language models) may be asked at all; `--no-stochastic` says no."""
+    auto_prepare: bool = True

@@ -1,0 +1,274 @@
+"""RunState and `reduce`: what the journal's events add up to. Pure: no files, no clock, no git."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from autoexp.errors import JournalError
+from autoexp.runs import events as ev
+from autoexp.runs.records import Best, Metric, Outcome, Plan, Proposal, Record, Trial
+
+BASELINE = ("baseline", "train", "triage", "record", "decide")
+"""The stages of iteration 0."""
+LOOP = ("propose", "apply", "commit", "train", "triage", "record", "decide")
+"""The stages of every other iteration."""
+TOP = ("setup", "baseline", "loop")
+"""What `--only` selects."""
+
+
+class Iteration(Record):
+    """An iteration under way. `stage` is what comes next; `attempt` counts from 1."""
+
+    number: int
+    stage: str
+    attempt: int = 1
+    base: str = ""
+    proposal: Proposal | None = None
+    proposer: str = ""
+    applied: ev.Applied | None = None
+    commit: str = ""
+    ref: str = ""
+    job: ev.TrainingStarted | None = None
+    outcome: Outcome | None = None
+    failures: tuple[Outcome, ...] = ()
+    """Outcomes of the earlier attempts."""
+    triage: ev.Triaged | None = None
+    reevaluate: str | None = None
+    """Checkpoint that this attempt evaluates instead of training."""
+    trial: Trial | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return BASELINE if self.number == 0 else LOOP
+
+
+class RunState(Record):
+    """The whole truth about a run, as far as its journal goes."""
+
+    format: int = ev.FORMAT
+    run_id: str
+    branch: str
+    base: str
+    seed: int
+    metric: Metric
+    created_at: float
+    updated_at: float
+    plan: Plan = Plan()
+    setup_done: bool = False
+    baseline_closed: bool = False
+    """Decided, or skipped because it was not selected."""
+    open: dict[int, Iteration] = {}
+    trials: tuple[Trial, ...] = ()
+    """Decided trials in iteration order, the baseline first."""
+    next_number: int = 1
+    """The number that the next loop iteration will get."""
+    best: Best | None = None
+    stopping: bool = False
+    session: ev.SessionOpened | None = None
+    closed: ev.SessionClosed | None = None
+    """How the last session ended; None while one is open, or when it was killed."""
+    requests: tuple[str, ...] = ()
+    """Requests already taken in (the last hundred)."""
+    notes: tuple[ev.Noted, ...] = ()
+    """The last few."""
+
+    @property
+    def completed(self) -> int:
+        """Completed loop iterations, the baseline not counted."""
+        return len(self.trials) - (1 if self.trials and self.trials[0].iteration == 0 else 0)
+
+    @property
+    def tip(self) -> str:
+        """The commit that the next proposal starts from."""
+        return self.best.commit if self.best else self.base
+
+
+def begin(event: ev.Event) -> RunState:
+    """The state after the journal's first line.
+
+    Raises JournalError when that line is something else.
+    """
+    if not isinstance(event, ev.RunCreated):
+        raise JournalError(f"the journal begins with {event.type!r} instead of 'run_created'", "autoexp status")
+    return RunState(
+        format=event.format,
+        run_id=event.run_id,
+        branch=event.branch,
+        base=event.base,
+        seed=event.seed,
+        metric=event.metric,
+        created_at=event.at,
+        updated_at=event.at,
+    )
+
+
+def reduce(state: RunState, event: ev.Event) -> RunState:
+    """The state after `event`. Neither argument is changed.
+
+    Raises JournalError when the event cannot follow, which no session writes.
+    """
+    changes = _REDUCERS[type(event)](state, event)
+    return state.model_copy(update={**changes, "updated_at": event.at})
+
+
+def replay(journal: list[ev.Event]) -> RunState:
+    """The state that a whole journal adds up to."""
+    state = begin(journal[0])
+    for event in journal[1:]:
+        state = reduce(state, event)
+    return state
+
+
+Changes = dict[str, Any]
+
+
+def _open(state: RunState, number: int) -> Iteration:
+    if number not in state.open:
+        raise JournalError(f"iteration {number} is not open in run {state.run_id}", "autoexp verify")
+    return state.open[number]
+
+
+def _moved(state: RunState, iteration: Iteration, stage: str | None = None, **changes: Any) -> Changes:
+    """Put `iteration` at `stage`; left out, at the one after its current stage."""
+    stages = iteration.stages
+    after = stage or stages[stages.index(iteration.stage) + 1]
+    return {"open": {**state.open, iteration.number: iteration.model_copy(update={**changes, "stage": after})}}
+
+
+def _run_created(state: RunState, event: ev.RunCreated) -> Changes:
+    raise JournalError("the journal holds 'run_created' twice", "autoexp log")
+
+
+def _taken(state: RunState, request: str | None) -> tuple[str, ...]:
+    return (*state.requests, request)[-100:] if request else state.requests
+
+
+def _plan_made(state: RunState, event: ev.PlanMade) -> Changes:
+    return {"plan": event.plan, "stopping": False, "requests": _taken(state, event.request)}
+
+
+def _stop_requested(state: RunState, event: ev.StopRequested) -> Changes:
+    return {"stopping": True, "requests": _taken(state, event.request)}
+
+
+def _session_opened(state: RunState, event: ev.SessionOpened) -> Changes:
+    return {"session": event, "closed": None}
+
+
+def _session_closed(state: RunState, event: ev.SessionClosed) -> Changes:
+    return {"closed": event}
+
+
+def _setup_done(state: RunState, event: ev.SetupDone) -> Changes:
+    return {"setup_done": True}
+
+
+def _stage_skipped(state: RunState, event: ev.StageSkipped) -> Changes:
+    if event.stage == "baseline":
+        return {"baseline_closed": True}
+    if event.stage == "propose":
+        new = Iteration(number=event.iteration, stage="propose", base=state.tip, commit=state.tip, proposer="nobody")
+        return {**_moved(state, new), "next_number": event.iteration + 1}
+    iteration = _open(state, event.iteration)
+    if event.stage == "decide":
+        raise JournalError("'decide' cannot be skipped: it is always the last stage", "autoexp log")
+    return _moved(state, iteration)
+
+
+def _baseline_opened(state: RunState, event: ev.BaselineOpened) -> Changes:
+    applied = ev.Applied(
+        at=event.at, iteration=0, attempt=1, status="applied", by="nobody", source=event.source, constants=event.constants
+    )
+    first = Iteration(
+        number=0, stage="baseline", base=event.commit, commit=event.commit, ref=event.ref, proposer="baseline", applied=applied
+    )
+    return _moved(state, first)
+
+
+def _proposed(state: RunState, event: ev.Proposed) -> Changes:
+    new = Iteration(
+        number=event.iteration, stage="propose", base=event.base, proposal=event.proposal, proposer=event.proposer
+    )
+    return {**_moved(state, new), "next_number": max(state.next_number, event.iteration + 1)}
+
+
+def _applied(state: RunState, event: ev.Applied) -> Changes:
+    iteration = _open(state, event.iteration)
+    if event.status == "applied":
+        return _moved(state, iteration, applied=event)
+    reason = event.summary or event.status
+    return _moved(state, iteration, "record", applied=event, outcome=Outcome(status="untrained", reason=reason))
+
+
+def _committed(state: RunState, event: ev.Committed) -> Changes:
+    return _moved(state, _open(state, event.iteration), commit=event.commit, ref=event.ref)
+
+
+def _training_started(state: RunState, event: ev.TrainingStarted) -> Changes:
+    iteration = _open(state, event.iteration)
+    return _moved(state, iteration, "train", job=event)
+
+
+def _training_ended(state: RunState, event: ev.TrainingEnded) -> Changes:
+    return _moved(state, _open(state, event.iteration), outcome=event.outcome)
+
+
+def _triaged(state: RunState, event: ev.Triaged) -> Changes:
+    iteration = _open(state, event.iteration)
+    if event.action in ("proceed", "give_up"):
+        return _moved(state, iteration, triage=event)
+    outcome = iteration.outcome or Outcome(status="lost")
+    return _moved(
+        state,
+        iteration,
+        "apply" if event.action == "fix_and_rerun" and iteration.number else "train",
+        triage=event,
+        attempt=iteration.attempt + 1,
+        failures=(*iteration.failures, outcome),
+        reevaluate=outcome.checkpoint if event.action == "reevaluate" else None,
+        job=None,
+        outcome=None,
+    )
+
+
+def _recorded(state: RunState, event: ev.Recorded) -> Changes:
+    return _moved(state, _open(state, event.trial.iteration), trial=event.trial)
+
+
+def _decided(state: RunState, event: ev.Decided) -> Changes:
+    trial = _open(state, event.iteration).trial
+    if trial is None:
+        raise JournalError(f"iteration {event.iteration} is decided but not recorded", "autoexp log")
+    trial = trial.model_copy(update={"decision": event.decision, "why": event.why})
+    best = state.best
+    if event.decision == "keep" and trial.metric is not None:
+        best = Best(iteration=trial.iteration, commit=trial.commit, metric=trial.metric)
+    rest = {number: iteration for number, iteration in state.open.items() if number != event.iteration}
+    closed = state.baseline_closed or event.iteration == 0
+    return {"open": rest, "trials": (*state.trials, trial), "best": best, "baseline_closed": closed}
+
+
+def _noted(state: RunState, event: ev.Noted) -> Changes:
+    return {"notes": (*state.notes, event)[-20:]}
+
+
+_REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
+    ev.RunCreated: _run_created,
+    ev.PlanMade: _plan_made,
+    ev.StopRequested: _stop_requested,
+    ev.SessionOpened: _session_opened,
+    ev.SessionClosed: _session_closed,
+    ev.SetupDone: _setup_done,
+    ev.StageSkipped: _stage_skipped,
+    ev.BaselineOpened: _baseline_opened,
+    ev.Proposed: _proposed,
+    ev.Applied: _applied,
+    ev.Committed: _committed,
+    ev.TrainingStarted: _training_started,
+    ev.TrainingEnded: _training_ended,
+    ev.Triaged: _triaged,
+    ev.Recorded: _recorded,
+    ev.Decided: _decided,
+    ev.Noted: _noted,
+}

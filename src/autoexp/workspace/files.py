@@ -1,0 +1,56 @@
+"""Files that no reader ever sees half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from autoexp.errors import AutoexpError, DiskFullError
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Replace `path` in one step, by a temporary file beside it and a rename.
+
+    Raises DiskFullError, or AutoexpError with the system's reason. The old file is then as it was.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise explained(error, path) from error
+
+
+def explained(error: OSError, path: Path) -> AutoexpError:
+    """The error that a person reads for a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no space left for {path}", "free some space, then: autoexp resume")
+    return AutoexpError(f"cannot write {path}: {error.strerror}", "autoexp doctor")
+
+
+def tail(path: Path, size: int) -> str:
+    """The last `size` bytes of a file as text; undecodable bytes are replaced, NULs dropped. '' if it is missing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - size))
+            return file.read(size).decode(errors="replace").replace("\x00", "")
+    except OSError:
+        return ""
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

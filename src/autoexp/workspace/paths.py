@@ -1,0 +1,174 @@
+"""Every file name of a workspace and of a run, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from autoexp.errors import PreconditionError, RunError, UsageError
+
+SETTINGS_FILE = "autoexp.toml"
+RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+
+def cache_dir() -> Path:
+    """Where data, tokenizers and locks that outlive a workspace are: AUTOEXP_CACHE, or under XDG_CACHE_HOME."""
+    if chosen := os.environ.get("AUTOEXP_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "autoexp"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A git checkout with a program that is worked on."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.root / SETTINGS_FILE
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "workflows" / "runs"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.tsv"
+
+    @property
+    def program(self) -> Path:
+        return self.root / "program.md"
+
+    def run(self, run_id: str) -> RunPaths:
+        """The paths of a run, which need not exist. Raises UsageError for an id that is no plain name."""
+        if not RUN_ID.match(run_id):
+            raise UsageError(
+                f"{run_id!r} is no run id: letters, digits, '.', '_' and '-', at most 100, the first a letter or digit",
+                "autoexp start --run-id my-run",
+            )
+        return RunPaths(self.runs / run_id)
+
+    def run_ids(self) -> list[str]:
+        """The runs that have a journal, the oldest first."""
+        found = []
+        if self.runs.is_dir():
+            for folder in self.runs.iterdir():
+                created = _created_at(folder / "history.jsonl")
+                if created is not None and not folder.name.startswith("."):
+                    found.append((created, folder.name))
+        return [name for _, name in sorted(found)]
+
+    def existing(self, run_id: str | None) -> RunPaths:
+        """The run with this id, by default the newest. Raises RunError when there is none, and names those there are."""
+        known = self.run_ids()
+        if run_id is None:
+            if not known:
+                raise RunError(f"there is no run yet in {self.root}", "autoexp start --loops 5")
+            return RunPaths(self.runs / known[-1])
+        paths = self.run(run_id)
+        if not paths.journal.exists():
+            names = f"the runs are {', '.join(known[-5:])}" if known else "autoexp start --loops 5"
+            raise RunError(f"there is no run {run_id!r} in {self.root}", names)
+        return paths
+
+    def next_run_id(self, branch: str) -> str:
+        """`<branch-slug>-rNNN`, one more than the highest there is."""
+        prefix = re.sub(r"[^a-zA-Z0-9]+", "-", branch).strip("-").lower()[:80] + "-r"
+        taken = [entry.name for entry in self.runs.iterdir()] if self.runs.is_dir() else []
+        numbers = [int(m[1]) for name in taken if (m := re.match(rf"^{re.escape(prefix)}(\d{{3,}})$", name))]
+        return f"{prefix}{max(numbers, default=0) + 1:03d}"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run."""
+
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "history.jsonl"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "runner.log"
+
+    @property
+    def output(self) -> Path:
+        """What a detached session prints: normally nothing."""
+        return self.folder / "session.out"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.tsv"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "session.lock"
+
+    @property
+    def requests(self) -> Path:
+        """Requests to the session: more loops, stop."""
+        return self.folder / "requests"
+
+    @property
+    def override(self) -> Path:
+        """A person's proposal for the next iteration."""
+        return self.folder / "next_proposal.json"
+
+    @property
+    def queue(self) -> Path:
+        return self.folder / "queue"
+
+    def consumed(self, iteration: int) -> Path:
+        return self.folder / "consumed_proposals" / f"iter_{iteration:04d}.json"
+
+    def iteration(self, number: int) -> Path:
+        return self.folder / "iterations" / f"{number:04d}"
+
+    def attempt(self, number: int, attempt: int) -> Path:
+        return self.iteration(number) / f"attempt-{attempt}"
+
+    def worktree(self, slot: int) -> Path:
+        return self.folder / "worktrees" / str(slot)
+
+
+def find_workspace(start: Path | None = None) -> Workspace:
+    """The git checkout that holds `start` (by default the current directory).
+
+    Raises PreconditionError when there is none.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / ".git").exists():
+            return Workspace(folder)
+    raise PreconditionError(f"{here} is not in a git repository", "autoexp init my-research, or: git init")
+
+
+def default_branch() -> str:
+    """`autoresearch/<mmmdd>`, for example autoresearch/mar8."""
+    today = date.today()
+    return f"autoresearch/{today:%b}{today.day}".lower()
+
+
+def _created_at(journal: Path) -> float | None:
+    """The time in a journal's first line; None when there is no whole line."""
+    try:
+        with journal.open("rb") as file:
+            line = file.readline()
+        return float(json.loads(line)["at"]) if line.endswith(b"\n") else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,185 @@
+"""Settings: `autoexp.toml` or `[tool.autoexp]` in pyproject.toml, then AUTOEXP_<SECTION>__<KEY>, then flags."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from autoexp.errors import UsageError
+from autoexp.runs.records import Metric
+from autoexp.workspace.detect import detect
+from autoexp.workspace.paths import Workspace, cache_dir
+
+
+def _words(value: Any) -> Any:
+    import shlex
+
+    return shlex.split(value) if isinstance(value, str) else value
+
+
+Command = Annotated[tuple[str, ...], BeforeValidator(_words)]
+"""A command line: a list, or one string that is split as a shell would. `{python}`, `{cache}`, `{root}` are filled in."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Train(Section):
+    """How a candidate is trained."""
+
+    command: Command = ("{python}", "train.py")
+    budget_seconds: PositiveFloat = 300.0
+    """Training time a trial gets; passed on as AUTOEXP_BUDGET_SECONDS."""
+    timeout_seconds: PositiveFloat = 600.0
+    """Wall time after which the keeper ends the whole process tree."""
+    env: dict[str, str] = {}
+    can_reevaluate: bool = False
+    """Whether the command evaluates the checkpoint in AUTOEXP_CHECKPOINT instead of training."""
+
+
+class Prepare(Section):
+    """What must be there before the first training, and the command that makes it."""
+
+    command: Command | None = None
+    requires: tuple[str, ...] = ()
+    """Paths or globs, each of which must match; `~`, `{cache}` and `{root}` are filled in."""
+    timeout_seconds: PositiveFloat = 6 * 3600.0
+
+
+class Files(Section):
+    """What a proposal may touch. Everything else is refused."""
+
+    editable: tuple[str, ...] = ("train.py",)
+    frozen: tuple[str, ...] = ()
+    """Named for people and agents; also refused when an editable glob matches them."""
+    link: tuple[str, ...] = ()
+    """Untracked paths of the workspace (data, say) that each candidate's worktree gets a symbolic link to."""
+
+
+class Run(Section):
+    """Which parts do the work, by their registered names."""
+
+    proposer: str = "search"
+    fallback: str = "search"
+    """Asked when the proposer has nothing to propose, and instead of it under --no-stochastic."""
+    executor: str = "local"
+    rule: str = "improvement"
+    trackers: tuple[str, ...] = ()
+    workers: PositiveInt = 1
+    max_attempts: PositiveInt = 3
+    """Trainings of one iteration at most, repairs and reruns included."""
+    seed: int = 0
+
+
+class Agent(Section):
+    """The program that is asked to propose, apply and triage where words must become code."""
+
+    name: str = "opencode"
+    timeout_seconds: PositiveFloat = 600.0
+    """Wall time of one call; its whole process group ends with it."""
+    tries: PositiveInt = 3
+    """Calls for one answer, bad answers included."""
+    args: tuple[str, ...] = ()
+    """Put before the prompt: a model, a configuration."""
+
+
+class Settings(Section):
+    """All settings of a workspace."""
+
+    train: Train = Train()
+    metric: Metric = Metric()
+    files: Files = Files()
+    prepare: Prepare = Prepare()
+    run: Run = Run()
+    agent: Agent = Agent()
+    proposers: dict[str, dict[str, Any]] = Field(default={})
+    """Options of single proposers: [proposers.search]."""
+    rules: dict[str, dict[str, Any]] = Field(default={})
+    executors: dict[str, dict[str, Any]] = Field(default={})
+    trackers: dict[str, dict[str, Any]] = Field(default={})
+
+
+def load(workspace: Workspace, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force: what `detect` recognises, then the file, then the environment.
+
+    Raises UsageError that names the place, and for an unknown key the nearest valid one.
+    """
+    merged = detect(workspace)
+    where, written = _file(workspace)
+    _merge(merged, written)
+    _merge(merged, _environment(os.environ if environ is None else environ))
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error, where) from error
+
+
+def filled(text: str, workspace: Workspace) -> str:
+    """`text` with {python}, {cache} and {root} replaced, and a leading `~` expanded."""
+    for name, value in (("python", sys.executable), ("cache", str(cache_dir())), ("root", str(workspace.root))):
+        text = text.replace("{" + name + "}", value)
+    return os.path.expanduser(text)
+
+
+def _file(workspace: Workspace) -> tuple[str, dict[str, Any]]:
+    pyproject = workspace.root / "pyproject.toml"
+    if workspace.settings.exists():
+        return workspace.settings.name, _toml(workspace.settings.name, workspace.settings.read_bytes())
+    if pyproject.exists():
+        tool = _toml(pyproject.name, pyproject.read_bytes()).get("tool", {})
+        return "[tool.autoexp] in pyproject.toml", dict(tool.get("autoexp", {}))
+    return workspace.settings.name, {}
+
+
+def _toml(name: str, data: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} is not valid TOML: {error}", f"edit {name}, then try again") from error
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """AUTOEXP_TRAIN__TIMEOUT_SECONDS=60 is train.timeout_seconds = 60; lists and tables are written as JSON."""
+    found: dict[str, Any] = {}
+    for name, text in environ.items():
+        section, _, key = name.removeprefix("AUTOEXP_").lower().partition("__")
+        if name.startswith("AUTOEXP_") and key:
+            value: Any = text
+            if text[:1] in "[{":
+                try:
+                    value = json.loads(text)
+                except ValueError as error:
+                    raise UsageError(f"{name} is not valid JSON: {error}", f"unset {name}") from error
+            found.setdefault(section, {})[key] = value
+    return found
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explain(error: ValidationError, where: str) -> UsageError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join(path)
+    if first["type"] != "extra_forbidden":
+        return UsageError(f"{where}: {dotted}: {first['msg']}", f"edit {where}, then try again")
+    fields: Any = Settings
+    for part in path[:-1]:
+        fields = fields.model_fields[part].annotation
+    valid = list(fields.model_fields)
+    near = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.4)
+    best = ".".join([*path[:-1], near[0]]) if near else f"one of {', '.join(valid)}"
+    return UsageError(f"{where}: unknown setting {dotted}", f"did you mean {best}?")
