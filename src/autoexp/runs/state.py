@@ -23,6 +23,8 @@ class Iteration(Record):
     number: int
     stage: str
     attempt: int = 1
+    slot: int = 0
+    """Its worktree and device, its own while it is open."""
     base: str = ""
     proposal: Proposal | None = None
     proposer: str = ""
@@ -129,6 +131,11 @@ def _open(state: RunState, number: int) -> Iteration:
     return state.open[number]
 
 
+def _slot(state: RunState) -> int:
+    taken = {iteration.slot for iteration in state.open.values()}
+    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
 def _moved(state: RunState, iteration: Iteration, stage: str | None = None, **changes: Any) -> Changes:
     """Put `iteration` at `stage`; left out, at the one after its current stage."""
     stages = iteration.stages
@@ -168,7 +175,14 @@ def _stage_skipped(state: RunState, event: ev.StageSkipped) -> Changes:
     if event.stage == "baseline":
         return {"baseline_closed": True}
     if event.stage == "propose":
-        new = Iteration(number=event.iteration, stage="propose", base=state.tip, commit=state.tip, proposer="nobody")
+        new = Iteration(
+            number=event.iteration,
+            stage="propose",
+            slot=_slot(state),
+            base=state.tip,
+            commit=state.tip,
+            proposer="nobody",
+        )
         return {**_moved(state, new), "next_number": event.iteration + 1}
     iteration = _open(state, event.iteration)
     if event.stage == "decide":
@@ -188,7 +202,12 @@ def _baseline_opened(state: RunState, event: ev.BaselineOpened) -> Changes:
 
 def _proposed(state: RunState, event: ev.Proposed) -> Changes:
     new = Iteration(
-        number=event.iteration, stage="propose", base=event.base, proposal=event.proposal, proposer=event.proposer
+        number=event.iteration,
+        stage="propose",
+        slot=_slot(state),
+        base=event.base,
+        proposal=event.proposal,
+        proposer=event.proposer,
     )
     return {**_moved(state, new), "next_number": max(state.next_number, event.iteration + 1)}
 

@@ -66,7 +66,7 @@ def declared(source: str) -> dict[str, Declared]:
         }
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
         return {}
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the parser counts lines; str.splitlines knows more separators
     found: dict[str, Declared] = {}
     twice: set[str] = set()
     for node in tree.body:
@@ -98,10 +98,10 @@ def replaced(source: str, name: str, value: Constant) -> str:
     constant = constants[name]
     if isinstance(value, str) != isinstance(constant.value, str) or isinstance(value, bool) != isinstance(constant.value, bool):
         raise ProposalError(f"{name} is {constant.value!r}; {value!r} is of another kind", "autoexp propose --help")
-    lines = source.splitlines(keepends=True)
+    lines = source.split("\n")
     row = lines[constant.line - 1]
     lines[constant.line - 1] = row[: constant.start] + written(value) + row[constant.end :]
-    return "".join(lines)
+    return "\n".join(lines)
 
 
 def written(value: Constant) -> str:

@@ -1,0 +1,1 @@
+"""Decision rules: keep a trial, or drop it."""

@@ -1,0 +1,92 @@
+"""The `local` executor: one detached keeper for each training, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autoexp.errors import DiskFullError, PreconditionError
+from autoexp.executors import processes
+from autoexp.executors import supervisor as keeper
+from autoexp.spec.markers import hookimpl
+from autoexp.spec.ports import Executor, Exit, JobSpec
+from autoexp.workspace.files import write_atomic
+from autoexp.workspace.locks import held
+
+START_SECONDS = 20.0
+"""How long a new keeper may take to get hold of its lock."""
+LEAST_FREE_BYTES = 64 * 1024
+
+
+class Local:
+    """Jobs are folders: job.json, keeper.lock, train.log, exit.json. All that is known about one is in there."""
+
+    def submit(self, job: JobSpec) -> int | None:
+        executable = job.command[0]
+        path = job.env.get("PATH", os.environ.get("PATH"))
+        if shutil.which(executable, path=path) is None and not (job.cwd / executable).exists():
+            raise PreconditionError(f"the training command {executable!r} is not on PATH", f"install {executable}, then: autoexp resume")
+        spec = {
+            "key": job.key,
+            "command": list(job.command),
+            "cwd": str(job.cwd),
+            "env": dict(job.env),
+            "timeout_seconds": job.timeout_seconds,
+            "slot": job.slot,
+        }
+        write_atomic(job.folder / keeper.JOB_FILE, json.dumps(spec, indent=1) + "\n")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "autoexp.executors.supervisor", str(job.folder)],
+            cwd=job.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(job.folder / "keeper.err").open("ab"),
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not held(job.folder / keeper.LOCK_FILE) and not (job.folder / keeper.EXIT_FILE).exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                break  # poll() will say that it is lost
+            time.sleep(0.005)
+        return process.pid
+
+    def poll(self, folder: Path) -> Exit | None:
+        ended = _ended(folder)
+        if ended is None and held(folder / keeper.LOCK_FILE):
+            if shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
+                raise DiskFullError(f"the disk is full: {folder}", "free some space, then: autoexp resume")
+            return None
+        # the keeper may have ended between the two looks
+        ended = ended or _ended(folder)
+        if ended is not None:
+            return ended
+        if (folder / keeper.JOB_FILE).exists():
+            processes.end(json.loads((folder / keeper.JOB_FILE).read_text())["key"])
+        lost = Exit("lost", None, 0.0, "its keeper was killed, or the machine went down")
+        write_atomic(folder / keeper.EXIT_FILE, json.dumps({"status": lost.status, "code": None, "reason": lost.reason}))
+        return lost
+
+    def kill(self, folder: Path) -> None:
+        write_atomic(folder / keeper.KILL_FILE, "")
+        while self.poll(folder) is None:
+            time.sleep(0.05)
+
+
+def _ended(folder: Path) -> Exit | None:
+    try:
+        fields = json.loads((folder / keeper.EXIT_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    return Exit(fields["status"], fields["code"], float(fields.get("wall_seconds", 0.0)), fields.get("reason", ""))
+
+
+@hookimpl
+def autoexp_register_executors(register: Callable[[str, Executor], None], options: dict[str, dict[str, Any]]) -> None:
+    register("local", Local())

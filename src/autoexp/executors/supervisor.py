@@ -1,0 +1,127 @@
+"""The keeper: the process that each training runs under. `python -m autoexp.executors.supervisor JOBFOLDER`
+
+It holds keeper.lock while it lives, starts the command in a process group of its own, ends the whole tree at the
+deadline (measured by the monotonic clock), and writes how it ended to exit.json by rename. It needs nobody to poll.
+When it is itself killed the kernel ends the trainer too (Linux), and whoever polls finds the lock free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from autoexp.errors import DiskFullError
+from autoexp.executors import processes
+from autoexp.workspace.files import write_atomic
+from autoexp.workspace.locks import Lock
+
+JOB_FILE, LOCK_FILE, EXIT_FILE, KILL_FILE, LOG_FILE = "job.json", "keeper.lock", "exit.json", "kill", "train.log"
+POLL_SECONDS = 0.02
+PATIENCE_SECONDS = 24 * 3600.0
+"""How long a keeper waits for disk space to write exit.json."""
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def main(folder: Path) -> int:
+    lock = Lock(folder / LOCK_FILE)
+    if (folder / EXIT_FILE).exists() or not lock.acquire():
+        return 0  # the job has ended, or has a keeper: one is enough
+    job = json.loads((folder / JOB_FILE).read_text())
+    os.environ[processes.JOB] = job["key"] + ".keeper"  # so that the keeper is never taken for its trainer
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _asked_to_end)
+    _prctl(_PR_SET_CHILD_SUBREAPER)
+    started = time.monotonic()
+    result = _supervise(folder, job)
+    result["wall_seconds"] = round(time.monotonic() - started, 3)
+    _write(folder / EXIT_FILE, result)
+    lock.release()
+    return 0
+
+
+_ended = False
+
+
+def _asked_to_end(number: int, frame: FrameType | None) -> None:
+    global _ended
+    _ended = True
+
+
+def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
+    """Run the command to its end, or end it. Returns the fields of exit.json."""
+    key, timeout = str(job["key"]), float(str(job["timeout_seconds"]))
+    deadline = time.monotonic() + timeout
+    command = job["command"]
+    assert isinstance(command, list)
+    env = {**os.environ, **_strings(job["env"]), processes.JOB: key}
+    try:
+        with (folder / LOG_FILE).open("ab") as log:
+            child = subprocess.Popen(
+                command,
+                cwd=str(job["cwd"]),
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent(),
+            )
+    except OSError as error:
+        return {"status": "not_started", "code": None, "reason": f"{command[0]}: {error.strerror}"}
+    status, reason = "exited", ""
+    while child.poll() is None:
+        if time.monotonic() >= deadline:
+            status, reason = "timeout", f"timed out after {timeout:g} s"
+            break
+        if _ended or (folder / KILL_FILE).exists():
+            status, reason = "killed", "ended on request"
+            break
+        time.sleep(POLL_SECONDS)
+    # also after a normal end: a process left behind would train on, or hold the GPU
+    processes.end(key, descendants=True, grace_seconds=1.0 if status != "exited" else 0.0)
+    return {"status": status, "code": child.poll(), "reason": reason}
+
+
+def _write(path: Path, result: dict[str, object]) -> None:
+    """Write the ending, however long the disk is full: a training that has ended must not be trained again."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            write_atomic(path, json.dumps(result) + "\n")
+        except DiskFullError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _strings(value: object) -> dict[str, str]:
+    assert isinstance(value, dict)
+    return {str(name): str(text) for name, text in value.items()}
+
+
+def _prctl(option: int, value: int = 1) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What the trainer's process does before it becomes the trainer: ask the kernel for SIGKILL when its keeper dies."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))

@@ -1,0 +1,23 @@
+"""The GPT trainer: what a train.py imports. Everything else of the package is run as `python -m autoexp.model.…`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoexp.model.attention import attend
+    from autoexp.model.trial import Step, Trial
+
+__all__ = ["Step", "Trial", "attend"]
+
+
+def __getattr__(name: str) -> Any:  # torch takes seconds to import, and preparing data needs none of it
+    if name == "attend":
+        from autoexp.model.attention import attend
+
+        return attend
+    if name in ("Step", "Trial"):
+        from autoexp.model import trial
+
+        return getattr(trial, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

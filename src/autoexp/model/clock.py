@@ -1,0 +1,82 @@
+"""The time budget: it counts from the first real step, after a warm-up that leaves no trace.
+
+The first steps of a process compile kernels, grow memory pools and start threads. They are run, then undone: weights,
+optimizer, batches and random numbers are put back, and the clock starts.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+
+import torch
+
+from autoexp.model.data import Batches
+
+IMPORTED = time.time()
+
+
+def seconds_since_process_start() -> float:
+    """Age of this process, imports included; where the system does not say, since this module was imported."""
+    try:
+        with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+            ticks = int(stat.read().rpartition(")")[2].split()[19])  # field 22: start, in clock ticks since boot
+            age = float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+            if age >= time.time() - IMPORTED - 0.1:
+                return age
+    except (OSError, ValueError, IndexError):
+        pass
+    return time.time() - IMPORTED
+
+
+class TrainingClock:
+    """Seconds spent training, against a budget in seconds."""
+
+    def __init__(self, budget: float, now: Callable[[], float] = time.perf_counter) -> None:
+        self.budget = budget
+        self.now = now
+        self.started: float | None = None
+
+    def start(self) -> None:
+        self.started = self.now()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, 0 before the start."""
+        return 0.0 if self.started is None else self.now() - self.started
+
+    @property
+    def progress(self) -> float:
+        """The part of the budget that is spent, 0 to 1."""
+        return min(self.elapsed / self.budget, 1.0)
+
+    @property
+    def spent(self) -> bool:
+        return self.elapsed >= self.budget
+
+
+class Rewind:
+    """What a step changes, as it was when this was made; `restore` puts it all back, in place."""
+
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> None:
+        self.model, self.optimizer, self.batches = model, optimizer, batches
+        self.tensors = [tensor.detach().clone() for tensor in self._tensors()]
+        self.optimizer_state = copy.deepcopy(optimizer.state_dict())
+        self.random = torch.get_rng_state()
+        self.cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for tensor, earlier in zip(self._tensors(), self.tensors, strict=True):
+            tensor.copy_(earlier)
+        self.model.zero_grad(set_to_none=True)
+        self.optimizer.load_state_dict(self.optimizer_state)
+        self.batches.rewind()
+        torch.set_rng_state(self.random)
+        if self.cuda_random:
+            torch.cuda.set_rng_state_all(self.cuda_random)

@@ -1,0 +1,189 @@
+"""Where text comes from: the bundled addresses, or a file or folder of one's own. (climbmix.py: the big one.)
+
+A source gives whole documents, each in exactly one of the two splits. What is held out is decided for the whole
+document before it is cut into pieces, so no sentence is trained on whose neighbour is validated on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from autoexp.model.console import Progress
+from autoexp.model.errors import BadInput, Missing
+
+HELD_OUT_OF = 12  # one document of so many is validation
+BATCH = 128  # documents that are handed on at a time
+GROUP_CHARACTERS = 3000  # a single text file is grouped into documents of about this size
+FEW_FILES = 24  # of fewer text files each is grouped, of more each is one document
+
+
+class Source(Protocol):
+    """What prepare.py needs of a dataset."""
+
+    name: str
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the content depends on, cheap to find out; Missing or BadInput if there is nothing to read."""
+
+    def fetch(self, progress: Progress) -> None:
+        """Bring here what is not here yet."""
+
+    def documents(self, split: str) -> Iterator[list[str]]:
+        """Batches of texts of `train` or `val`, always the same ones in the same order."""
+
+
+def in_batches(texts: Iterable[str], size: int = BATCH) -> Iterator[list[str]]:
+    """Lists of `size` texts, the last one shorter."""
+    source = iter(texts)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def pieces(text: str, characters: int) -> Iterator[str]:
+    """Cut `text` at sentence and line ends into pieces of about `characters`, so that packing drops little."""
+    piece: list[str] = []
+    size = 0
+    for sentence in re.split(r"(?<=[.!?;])\s+|\n+", text):
+        if piece and size + len(sentence) > characters:
+            yield " ".join(piece)
+            piece, size = [], 0
+        for start in range(0, len(sentence), characters):  # one loop but for a sentence longer than a piece
+            part = sentence[start : start + characters]
+            piece.append(part)
+            size += len(part) + 1
+            if size >= characters:
+                yield " ".join(piece)
+                piece, size = [], 0
+    if piece and size > 1:
+        yield " ".join(piece)
+
+
+class Bundled:
+    """The State of the Union addresses that come with the package, every twelfth by date held out."""
+
+    name = "bundled"
+
+    def __init__(self, characters: int) -> None:
+        self.characters = characters
+        self.path = Path(__file__).with_name("bundled") / "sotu-1790-2021.txt.xz"
+
+    def fingerprint(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            raise Missing(f"{self.path} is not there", "reinstall autoexp")
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return {"sha256": digest, "characters": self.characters, "held_out_of": HELD_OUT_OF}
+
+    def fetch(self, progress: Progress) -> None:
+        """Nothing: it is here."""
+
+    def addresses(self) -> Iterator[tuple[str, str]]:
+        """(header, text) of every address by date; the header is `YEAR. Speaker.`."""
+        with lzma.open(self.path, "rt", encoding="utf-8") as file:
+            lines = (line.rstrip("\n") for line in file if line.strip())
+            yield from zip(lines, lines, strict=True)
+
+    def split_of(self, number: int) -> str:
+        """The split of address `number`, counted from the oldest."""
+        return "val" if number % HELD_OUT_OF == HELD_OUT_OF // 2 else "train"
+
+    def documents(self, split: str) -> Iterator[list[str]]:
+        chosen = (text for number, (_, text) in enumerate(self.addresses()) if self.split_of(number) == split)
+        return in_batches(piece for text in chosen for piece in pieces(text, self.characters))
+
+
+class OwnText:
+    """A .txt, .jsonl (key "text") or .parquet (column "text") file, or a folder of them."""
+
+    def __init__(self, path: Path, characters: int) -> None:
+        self.name = str(path)
+        self.path = path
+        self.characters = characters
+
+    def files(self) -> list[Path]:
+        """Every readable file below the path, sorted."""
+        if not self.path.exists():
+            raise Missing(f"{self.path} is not there", "give --dataset a file or a folder, or: --dataset bundled")
+        kinds = (".txt", ".jsonl", ".parquet")
+        found = [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
+        files = [path for path in found if path.suffix.lower() in kinds]
+        if not files:
+            raise BadInput(f"{self.path} has no .txt, .jsonl or .parquet file", "give --dataset a file or folder of text")
+        return files
+
+    def fingerprint(self) -> dict[str, Any]:
+        stats = [(str(path), path.stat()) for path in self.files()]
+        files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return {"files": files, "characters": self.characters, "held_out_of": HELD_OUT_OF}
+
+    def fetch(self, progress: Progress) -> None:
+        """Nothing: it is here."""
+
+    def whole_documents(self) -> Iterator[tuple[bool, str]]:
+        """(held out, text) of every document."""
+        files = self.files()
+        grouped = sum(path.suffix.lower() == ".txt" for path in files) < FEW_FILES
+        number = 0
+        for path in files:
+            kind = path.suffix.lower()
+            try:
+                if kind == ".txt" and grouped:
+                    # Of few large files single documents are far between: count, so that the held-out ones are spread.
+                    for text in paragraph_groups(path):
+                        yield number % HELD_OUT_OF == HELD_OUT_OF // 2, text
+                        number += 1
+                else:
+                    for text in read_documents(path, kind):
+                        digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+                        yield int.from_bytes(digest[:8], "big") % HELD_OUT_OF == 0, text
+            except (UnicodeDecodeError, ValueError, KeyError, TypeError, OSError) as error:
+                raise BadInput(f"{path} cannot be read: {error}", 'UTF-8 text, JSON lines or parquet with "text"') from None
+
+    def documents(self, split: str) -> Iterator[list[str]]:
+        chosen = (text for held_out, text in self.whole_documents() if held_out == (split == "val") and text.strip())
+        return in_batches(piece for text in chosen for piece in pieces(text, self.characters))
+
+
+def paragraph_groups(path: Path) -> Iterator[str]:
+    """Paragraphs of a text file (blank lines between them), joined up to `GROUP_CHARACTERS`; streamed."""
+    group: list[str] = []
+    size = 0
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if (not line.strip() and size >= GROUP_CHARACTERS) or size >= 8 * GROUP_CHARACTERS:
+                yield "".join(group)
+                group, size = [], 0
+            group.append(line)
+            size += len(line)
+    if size:
+        yield "".join(group)
+
+
+def read_documents(path: Path, kind: str) -> Iterator[str]:
+    """The documents of one file as they are."""
+    if kind == ".txt":
+        yield path.read_text(encoding="utf-8")
+    elif kind == ".jsonl":
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.strip():
+                    yield str(json.loads(line)["text"])
+    else:
+        for batch in parquet_texts(path):
+            yield from batch
+
+
+def parquet_texts(path: Path) -> Iterator[list[str]]:
+    """The column "text" of a parquet file, one list a row group."""
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            column = file.read_row_group(group, columns=["text"]).column("text")
+            yield [text for text in column.to_pylist() if text]

@@ -1,0 +1,63 @@
+"""Bits per byte: the one number that a trial is judged by.
+
+The cross-entropies (nats) of all targets that are text are summed and divided by ln 2 times the bytes of that text.
+It does not depend on the vocabulary, and a special token, which is no text, counts neither above nor below the line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoexp.model.data import to_device
+from autoexp.model.devices import Device
+from autoexp.model.errors import TrainingFailed
+from autoexp.model.prepared import Prepared
+
+# (inputs, targets), each (rows, seq_len) int64 -> the cross-entropy of every target in nats, (rows, seq_len) float32
+Losses = Callable[[Tensor, Tensor], Tensor]
+
+
+def bits_per_byte(nats: float, text_bytes: int) -> float:
+    """Nats over `text_bytes` bytes of text, in bits a byte."""
+    return nats / (math.log(2) * text_bytes)
+
+
+@torch.no_grad()
+def evaluate(
+    losses: Losses,
+    data: Prepared,
+    device: Device,
+    rows_at_a_time: int,
+    tick: Callable[[float], None] = lambda done: None,
+) -> float:
+    """Validation bits per byte of a model. `tick` hears how much is done, 0 to 1.
+
+    The rows are the first `eval_rows` of the split, or spread evenly over it if there are more. Raises
+    TrainingFailed if the answer is no finite number.
+    """
+    rows = data.rows("val")
+    chosen = np.linspace(0, len(rows) - 1, data.eval_rows).round().astype(np.int64)
+    lengths = torch.from_numpy(data.token_bytes()).to(device.torch)  # (vocab_size,)
+    nats: list[Tensor] = []
+    sizes: list[Tensor] = []
+    for start in range(0, len(chosen), rows_at_a_time):
+        part = chosen[start : start + rows_at_a_time]
+        # A short last part is filled up, so that a compiled model sees one shape, and the filling is not counted.
+        filled = np.concatenate([part, np.repeat(part[-1:], rows_at_a_time - len(part))])
+        inputs, targets = to_device(rows[filled], device.torch)
+        with device.autocast():
+            loss = losses(inputs, targets).view(targets.shape)
+        loss, size = loss[: len(part)].float(), lengths[targets[: len(part)]]
+        nats.append(torch.where(size > 0, loss, 0.0).sum(dim=1))  # a sum a row: exact enough in float32
+        sizes.append(size.sum(dim=1))
+        tick((start + len(part)) / len(chosen))
+    total = math.fsum(torch.cat(nats).tolist())  # the only wait for the device
+    answer = bits_per_byte(total, int(torch.cat(sizes).sum()))
+    if not math.isfinite(answer):
+        raise TrainingFailed(f"val_bpb is {answer}")
+    return answer

@@ -1,0 +1,117 @@
+"""A folder of prepared data: what is in it, where it lies, how to find it.
+
+    <cache>/prepared/<dataset>-<profile>-<hash8>/
+        meta.json          written last, by rename: while it is missing the folder is not ready
+        tokenizer.json     merges, base64
+        token_bytes.npy    int32 (vocab_size,)
+        train.rows         uint16 (rows, seq_len + 1), raw little-endian
+        val.rows           likewise
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoexp.model.errors import BadInput, Missing
+
+FORMAT = 1
+META, TOKENIZER, TOKEN_BYTES = "meta.json", "tokenizer.json", "token_bytes.npy"
+ROWS = {"train": "train.rows", "val": "val.rows"}
+
+Rows = npt.NDArray[np.uint16]
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """`$AUTOEXP_CACHE`, else `$XDG_CACHE_HOME/autoexp`, else `~/.cache/autoexp`; absolute, perhaps not yet there."""
+    if named := environ.get("AUTOEXP_CACHE"):
+        return Path(named).expanduser().absolute()
+    base = environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache").absolute() / "autoexp"
+
+
+def folder_name(dataset: str, profile: str, hash8: str) -> str:
+    """The name of a prepared folder. A dataset that is a path is named after its last part."""
+    short = re.sub(r"[^A-Za-z0-9_.]+", "_", Path(dataset).name).strip("._")[:40] or "text"
+    return f"{short}-{profile}-{hash8}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One ready folder. Sizes in tokens and bytes; `seq_len` is the context, so a row holds one token more."""
+
+    folder: Path
+    meta: Mapping[str, Any]
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.meta["vocab_size"])
+
+    @property
+    def seq_len(self) -> int:
+        return int(self.meta["seq_len"])
+
+    @property
+    def eval_rows(self) -> int:
+        """How many rows of the validation split are evaluated."""
+        return int(self.meta["eval_rows"])
+
+    def rows(self, split: str) -> Rows:
+        """The rows of `train` or `val`, memory-mapped, shape (rows, seq_len + 1)."""
+        count = int(self.meta[split]["rows"])
+        return np.memmap(self.folder / ROWS[split], dtype="<u2", mode="r", shape=(count, self.seq_len + 1))
+
+    def token_bytes(self) -> npt.NDArray[np.int32]:
+        """Bytes of text that each token stands for, shape (vocab_size,)."""
+        return np.asarray(np.load(self.folder / TOKEN_BYTES, allow_pickle=False), dtype=np.int32)
+
+
+def read_prepared(folder: Path) -> Prepared | None:
+    """The folder if it is ready: a whole meta.json of this format and row files of the size it says. Else None."""
+    try:
+        meta = json.loads((folder / META).read_text())
+        if meta["version"] != FORMAT:
+            return None
+        for split, name in ROWS.items():
+            if (folder / name).stat().st_size != meta[split]["rows"] * (meta["seq_len"] + 1) * 2:
+                return None
+        if not ((folder / TOKEN_BYTES).is_file() and (folder / TOKENIZER).is_file()):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Prepared(folder, meta)
+
+
+def find_prepared(profile: str, environ: Mapping[str, str] = os.environ) -> Prepared:
+    """The folder that a training uses: `$AUTOEXP_DATA`, else the newest ready one of the cache for `profile`.
+
+    Raises Missing if there is none, BadInput if `$AUTOEXP_DATA` names a folder that is not ready.
+    """
+    command = f"python -m autoexp.model.prepare --dataset bundled --profile {profile}"
+    if named := environ.get("AUTOEXP_DATA"):
+        ready = read_prepared(Path(named).expanduser().absolute())
+        if ready is None:
+            raise Missing(f"AUTOEXP_DATA={named} holds no data that is ready", f"{command} --out {named}")
+        return ready
+    found: list[tuple[float, str, Prepared]] = []
+    for meta in (cache_folder(environ) / "prepared").glob(f"*/{META}"):
+        ready = read_prepared(meta.parent)
+        if ready is not None and ready.meta.get("profile") == profile:
+            found.append((meta.stat().st_mtime, str(meta), ready))
+    if not found:
+        raise Missing(f"no data is prepared for the profile {profile} in {cache_folder(environ)}", command)
+    return max(found, key=lambda item: item[:2])[2]
+
+
+def check_vocabulary(size: int) -> None:
+    """Raise BadInput if ids up to `size` do not fit a row file."""
+    if not 260 <= size <= 65_536:
+        raise BadInput(f"a vocabulary of {size} does not fit: 260 to 65536", "choose another profile")

@@ -1,0 +1,144 @@
+"""What a machine is given: sizes of the data, the time budget, and the constants of its train.py.
+
+`python -m autoexp.model.profiles --profile auto|cpu|h100 --out PATH/train.py` writes the file that proposals edit
+and prints one JSON line about it. The package's own train.py is the h100 one; another profile replaces values and
+ranges, line by line, and leaves the rest of the text as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoexp.model.errors import BadInput, TrainerError, tell
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One kind of machine. `constants` maps a name of train.py to its (value, range) as they are written there."""
+
+    name: str
+    device: str
+    budget_seconds: float
+    dataset: str  # what `auto` prepares
+    vocab_size: int  # tokens, the special ones included
+    seq_len: int  # tokens of context
+    eval_tokens: int  # at most this many tokens are evaluated
+    shards: int  # of a sharded dataset, by default
+    constants: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+H100 = Profile(
+    name="h100",
+    device="cuda",
+    budget_seconds=300,
+    dataset="climbmix",
+    vocab_size=8192,
+    seq_len=2048,
+    eval_tokens=40 * 524_288,
+    shards=10,
+)
+
+CPU = Profile(
+    name="cpu",
+    device="cpu",
+    budget_seconds=20,
+    dataset="bundled",
+    vocab_size=512,
+    seq_len=128,
+    eval_tokens=2**16,
+    shards=1,
+    constants={
+        "PROFILE": ('"cpu"', ""),
+        "DEPTH": ("2", "[1, 6]"),
+        "ASPECT_RATIO": ("48", "[16, 96]"),
+        "HEAD_DIM": ("32", "{16, 32, 64}"),
+        "WINDOW_PATTERN": ('"SL"', '{"L", "SL", "SSL"}'),
+        "TOTAL_BATCH_SIZE": ("2**12", "{2**9, 2**10, 2**11, 2**12, 2**13}"),
+        "DEVICE_BATCH_SIZE": ("64", ""),
+        "MOMENTUM_RAMP_STEPS": ("100", ""),
+    },
+)
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (CPU, H100)}
+
+CONSTANT = re.compile(r"^(?P<name>[A-Z][A-Z0-9_]*) = (?P<value>.+?)  # (?P<range>\[[^\]]*\](?: log)?|\{[^}]*\})?(?P<text>.*)$")
+
+
+def pick(name: str) -> Profile:
+    """The profile called `name`; `auto` is h100 where a CUDA device is there, else cpu. Raises BadInput."""
+    if name == "auto":
+        return H100 if cuda_is_there() else CPU
+    if name not in PROFILES:
+        raise BadInput(f"no profile is called {name!r}", f"one of: auto, {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def cuda_is_there() -> bool:
+    """Whether torch can use a CUDA device. Where no driver is in sight torch, slow to import, is not asked."""
+    devices = Path("/dev")
+    if not (devices / "nvidiactl").exists() and not (devices / "dxg").exists() and shutil.which("nvidia-smi") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def render(profile: Profile) -> str:
+    """The text of train.py for `profile`."""
+    lines = Path(__file__).with_name("train.py").read_text(encoding="utf-8").splitlines(keepends=True)
+    left = dict(profile.constants)
+    for index, line in enumerate(lines):
+        match = CONSTANT.match(line.rstrip("\n"))
+        if match and match["name"] in left:
+            value, limits = left.pop(match["name"])
+            lines[index] = f"{match['name']} = {value}  # {limits}{match['text']}\n"
+    if left:
+        raise BadInput(f"train.py has no line for {', '.join(left)}", "reinstall autoexp")
+    return "".join(lines)
+
+
+def write(profile: Profile, path: Path) -> None:
+    """Write the train.py of `profile` to `path`. Raises BadInput if something is there already."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(render(profile))
+    except FileExistsError:
+        raise BadInput(f"{path} exists and is left as it is", "name another --out, or move the file away") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}", "name another --out") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m autoexp.model.profiles", description="Write train.py for a machine.")
+    parser.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
+    parser.add_argument("--out", type=Path, required=True, help="the train.py to write; must not exist")
+    arguments = parser.parse_args(argv)
+    from autoexp.model.prepare import where
+
+    try:
+        profile = pick(arguments.profile)
+        write(profile, arguments.out)
+        facts = {
+            "profile": profile.name,
+            "device": profile.device,
+            "budget_seconds": profile.budget_seconds,
+            "dataset": profile.dataset,
+            "data_dir": str(where(profile.dataset, profile)),
+        }
+    except TrainerError as error:
+        return tell(error)
+    print(json.dumps(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The plugin boundary: everything that a plugin imports."""

@@ -1,0 +1,64 @@
+"""What a stage may touch: the ports, the paths, the settings. Built by the session, once for each call of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from autoexp.errors import UsageError
+
+if TYPE_CHECKING:
+    from autoexp.runs.records import Plan
+    from autoexp.spec.ports import Agent, Executor, Proposer, Rule
+    from autoexp.workspace.paths import RunPaths, Workspace
+    from autoexp.workspace.repository import Repository
+    from autoexp.workspace.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Context:
+    """The surroundings of one stage call. `iteration` and `attempt` say which."""
+
+    iteration: int
+    attempt: int
+    plan: Plan
+    settings: Settings
+    workspace: Workspace
+    paths: RunPaths
+    repository: Repository
+    proposers: Mapping[str, Proposer]
+    executors: Mapping[str, Executor]
+    rules: Mapping[str, Rule]
+    agents: Mapping[str, Agent]
+    log: Callable[[str], None]
+    """A line for people, in runner.log and on the terminal."""
+    note: Callable[[str, str], None]
+    """(text, key): a remark for the journal, once for each key."""
+    stop: Callable[[], bool] = field(default=lambda: False)
+    """Whether the session was asked to stop at once; long calls look now and then."""
+
+    def proposer(self) -> Proposer:
+        return pick(self.proposers, self.plan.proposer, "proposer")
+
+    def executor(self) -> Executor:
+        return pick(self.executors, self.plan.executor, "executor")
+
+    def rule(self) -> Rule:
+        return pick(self.rules, self.plan.rule, "decision rule")
+
+    def agent(self) -> Agent | None:
+        """The agent that may be asked, or None: --no-stochastic, or it is not installed."""
+        if not self.plan.stochastic:
+            return None
+        agent = pick(self.agents, self.settings.agent.name, "agent")
+        return agent if agent.available() is None else None
+
+
+def pick(registry: Mapping[str, T], name: str, kind: str) -> T:
+    """The part registered under `name`. Raises UsageError that lists the names there are."""
+    if name not in registry:
+        raise UsageError(f"there is no {kind} {name!r} (there are: {', '.join(sorted(registry))})", "autoexp plugins")
+    return registry[name]

@@ -1,0 +1,144 @@
+"""apply: make the proposal's edits in the iteration's worktree, by themselves or by an agent, and check what changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoexp.errors import AgentError, ProposalError, RepositoryError
+from autoexp.runs.events import Applied, Event
+from autoexp.runs.records import Patch, Proposal, Replace, SetConstant
+from autoexp.runs.state import Iteration, RunState
+from autoexp.spec.answers import ApplyAnswer, ask_for, untrusted
+from autoexp.spec.context import Context
+from autoexp.spec.markers import hookimpl
+from autoexp.spec.prompts import apply_prompt
+from autoexp.workspace.candidate import described, editable_files
+from autoexp.workspace.constants import declared, replaced
+from autoexp.workspace.files import tail, write_atomic
+from autoexp.workspace.report import LOG_FILE
+from autoexp.workspace.repository import REGULAR, matches
+
+PEOPLE = ("proposal_file", "next_proposal", "queue")
+"""Sources that may train the same program twice: a person who asks for it wants to see the noise."""
+
+
+@hookimpl(trylast=True)
+def autoexp_apply(state: RunState, context: Context) -> Event | None:
+    """Begin from the base (a repair: from the failed candidate), edit, and store the result as a git tree.
+
+    A change of anything that is not editable is refused, named, and not trained. So is no change at all.
+    """
+    iteration = state.open[context.iteration]
+    worktree = context.paths.worktree(iteration.slot)
+    repair = context.attempt > 1 and bool(iteration.commit)
+    context.repository.checkout(worktree, iteration.commit if repair else iteration.base, context.settings.files.link)
+    if iteration.proposal is None:
+        return _applied(context, "failed", "there is no proposal to apply", "nobody")
+    by = "agent" if repair or not iteration.proposal.edits else "edits"
+    try:
+        if by == "edits":
+            summary = make(iteration.proposal, worktree, context)
+        else:
+            summary = _ask(iteration, worktree, context)
+    except (ProposalError, RepositoryError, AgentError) as error:
+        return _applied(context, "failed", f"could not be applied: {error}", by)
+    return _inspect(state, iteration, worktree, context, summary, by)
+
+
+def make(proposal: Proposal, worktree: Path, context: Context) -> str:
+    """Make the proposal's own edits. Returns what was done, in words; raises ProposalError or RepositoryError."""
+    done = []
+    for edit in proposal.edits:
+        if isinstance(edit, Patch):
+            context.repository.apply_patch(worktree, edit.diff)
+            done.append("patched")
+            continue
+        path = _path_of(edit, worktree, context)
+        text = path.read_text()
+        if isinstance(edit, SetConstant):
+            path.write_text(replaced(text, edit.name, edit.value))
+            done.append(f"{edit.name} = {edit.value!r}")
+        else:
+            if text.count(edit.old) != 1:
+                raise ProposalError(
+                    f"{edit.path}: the text to replace occurs {text.count(edit.old)} times, not once", "autoexp propose --help"
+                )
+            path.write_text(text.replace(edit.old, edit.new))
+            done.append(f"replaced text in {edit.path}")
+    return ", ".join(done)
+
+
+def _path_of(edit: SetConstant | Replace, worktree: Path, context: Context) -> Path:
+    files = context.settings.files
+    editable = editable_files(context.repository, "HEAD", files.editable, files.frozen)
+    if edit.path is not None:
+        if edit.path not in editable:
+            raise ProposalError(f"{edit.path} is not editable (files.editable: {', '.join(files.editable)})", "autoexp doctor")
+        return worktree / edit.path
+    assert isinstance(edit, SetConstant)
+    for name in (path for path in _existing(worktree, files.editable, files.frozen) if path.suffix == ".py"):
+        if edit.name in declared(name.read_text(errors="replace")):
+            return name
+    raise ProposalError(f"no editable file has a constant {edit.name}", "autoexp propose --help")
+
+
+def _existing(worktree: Path, editable: tuple[str, ...], frozen: tuple[str, ...]) -> list[Path]:
+    names = sorted(str(p.relative_to(worktree)) for p in worktree.rglob("*") if p.is_file() and not p.is_symlink())
+    return [worktree / name for name in names if matches(name, editable) and not matches(name, frozen)]
+
+
+def _ask(iteration: Iteration, worktree: Path, context: Context) -> str:
+    agent = context.agent()
+    assert iteration.proposal is not None
+    if agent is None:
+        raise ProposalError("the proposal has no edits, and there is no agent to make them", "autoexp doctor")
+    problem = ""
+    if iteration.failures:
+        last = context.paths.attempt(context.iteration, context.attempt - 1)
+        problem = f"The candidate failed: {iteration.failures[-1].reason}\n{untrusted(tail(last / LOG_FILE, 16384))}"
+    answer = ask_for(
+        agent,
+        apply_prompt(iteration.proposal, context.settings, problem),
+        ApplyAnswer,
+        cwd=worktree,
+        transcript=context.paths.attempt(context.iteration, context.attempt) / "apply",
+        tries=context.settings.agent.tries,
+        stop=context.stop,
+        log=context.log,
+    )
+    if answer.status == "failed":
+        raise AgentError(f"the agent says it failed: {answer.summary}")
+    return answer.summary
+
+
+def _inspect(
+    state: RunState, iteration: Iteration, worktree: Path, context: Context, summary: str, by: str
+) -> Applied:
+    """Compare the worktree with the base: claims and exit codes prove nothing, the difference does."""
+    files = context.settings.files
+    tree, changes = context.repository.changes(worktree, iteration.base, ignore=files.link)
+    if not changes:
+        return _applied(context, "empty", "nothing was changed", by)
+    folder = context.paths.attempt(context.iteration, context.attempt)
+    write_atomic(folder / "patch.diff", context.repository.diff(iteration.base, tree) + "\n")
+    refused = [c.path for c in changes if not matches(c.path, files.editable) or matches(c.path, files.frozen)]
+    if refused:
+        said = f"refused: it changed {', '.join(refused[:5])}, which is not editable"
+        return _applied(context, "refused", said, by, refused=tuple(refused[:50]))
+    broken = [c.path for c in changes if c.mode not in REGULAR]
+    if broken:
+        said = f"refused: {', '.join(broken[:5])} is deleted, or no regular file any more"
+        return _applied(context, "refused", said, by, refused=tuple(broken[:50]))
+    source, constants = described(context.repository, tree, files.editable, files.frozen)
+    same = next((t.iteration for t in state.trials if t.source == source and t.status == "success"), None)
+    if same is not None and iteration.proposer not in PEOPLE:
+        return _applied(context, "repeated", f"the same program as iteration {same}", by)
+    changed = tuple(change.path for change in changes)
+    return _applied(
+        context, "applied", summary, by, tree=tree, source=source, changed=changed, constants=constants
+    )
+
+
+def _applied(context: Context, status: str, summary: str, by: str, **more: object) -> Applied:
+    fields = {"iteration": context.iteration, "attempt": context.attempt, "status": status, "by": by}
+    return Applied.model_validate({**fields, "summary": summary[:2000], **more})

@@ -1,0 +1,62 @@
+"""propose: a person's proposal if there is one, else the proposer's, else the fallback's."""
+
+from __future__ import annotations
+
+from autoexp.errors import PreconditionError, ProposalError
+from autoexp.runs.events import Event, Proposed
+from autoexp.runs.records import Proposal
+from autoexp.runs.state import RunState
+from autoexp.spec.context import Context, pick
+from autoexp.spec.markers import hookimpl
+from autoexp.workspace.files import write_atomic
+from autoexp.workspace.inbox import claim
+
+NEED_INPUT_TRIES = 3
+
+
+@hookimpl(trylast=True)
+def autoexp_propose(state: RunState, context: Context) -> Event | None:
+    """Precedence: --proposal-file, next_proposal.json, the queue, the proposer, the fallback.
+
+    Raises PreconditionError when nobody has a proposal, or the proposer only asks questions.
+    """
+    taken = claim(context.paths, context.iteration, context.note, _refusal(context))
+    if taken is not None:
+        proposal, proposer = taken
+    else:
+        proposal, proposer = _ask(state, context)
+    write_atomic(context.paths.iteration(context.iteration) / "proposal.json", proposal.model_dump_json(indent=2) + "\n")
+    return Proposed(iteration=context.iteration, base=state.tip, proposal=proposal, proposer=proposer)
+
+
+def _refusal(context: Context) -> str:
+    """Why a proposal without edits cannot be applied here; '' when an agent can do it."""
+    if context.agent() is not None:
+        return ""
+    return f"it has no edits, and there is no agent ({context.settings.agent.name}) to make them"
+
+
+def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
+    names = [context.plan.proposer, context.settings.run.fallback]
+    if not context.plan.stochastic:
+        names = names[1:]
+    for name in dict.fromkeys(names):
+        proposer = pick(context.proposers, name, "proposer")
+        question = ""
+        for _ in range(NEED_INPUT_TRIES):
+            proposal = proposer.propose(state, context)
+            if proposal is None:
+                break
+            if proposal.status == "ok":
+                return proposal, name
+            question = proposal.description
+            context.note(f"the proposer {name} asks (need_input): {question}", f"need-input-{question}")
+        if question:
+            raise ProposalError(
+                f"the proposer {name} needs input (need_input): {question}",
+                "put the answer into program.md, or propose something yourself (autoexp propose), then: autoexp resume",
+            )
+        context.log(f"propose: {name} has nothing to propose")
+    raise PreconditionError(
+        f"no proposer has anything left to propose ({', '.join(dict.fromkeys(names))})", "autoexp propose --set NAME=VALUE"
+    )

@@ -1,0 +1,84 @@
+"""setup: is everything there that a training needs? Data that is missing is prepared, unless --no-auto-prepare."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import subprocess
+import time
+
+from autoexp.errors import AutoexpError, Interrupted, PreconditionError
+from autoexp.runs.events import Event, SetupDone
+from autoexp.runs.state import RunState
+from autoexp.spec.context import Context
+from autoexp.spec.markers import hookimpl
+from autoexp.workspace.candidate import editable_files
+from autoexp.workspace.files import tail
+from autoexp.workspace.settings import filled
+
+
+@hookimpl(trylast=True)
+def autoexp_setup(state: RunState, context: Context) -> Event | None:
+    """Check git, program, command and data. Raises PreconditionError that names what is missing."""
+    settings = context.settings
+    editable = editable_files(context.repository, state.base, settings.files.editable, settings.files.frozen)
+    if not editable:
+        globs = ", ".join(settings.files.editable)
+        raise PreconditionError(
+            f"no committed file matches files.editable ({globs})", f"git add {globs} && git commit, or: autoexp init my-research"
+        )
+    context.repository.exclude(["/workflows/runs/", "/results.tsv"])
+    if settings.train.command and (command := filled(settings.train.command[0], context.workspace)):
+        if shutil.which(command) is None and not (context.workspace.root / command).exists():
+            raise PreconditionError(f"the training command {command!r} is not on PATH", f"install {command}, then: autoexp resume")
+    missing = missing_data(context)
+    if missing:
+        _prepare(context, missing)
+    edited = context.repository.uncommitted(editable)
+    if edited:
+        context.note(
+            f"{', '.join(editable)}: uncommitted edits are left alone and are not part of the run; "
+            "try them with: autoexp propose --from-diff",
+            "dirty",
+        )
+    return SetupDone(details={"editable": ", ".join(editable), "data": "ready"})
+
+
+def missing_data(context: Context) -> list[str]:
+    """The required paths that match nothing."""
+    patterns = [filled(pattern, context.workspace) for pattern in context.settings.prepare.requires]
+    return [pattern for pattern in patterns if not glob.glob(pattern, root_dir=context.workspace.root)]
+
+
+def _prepare(context: Context, missing: list[str]) -> None:
+    """Run the prepare command. Raises PreconditionError when it may not run, fails, or leaves something missing."""
+    settings = context.settings.prepare
+    command = [filled(word, context.workspace) for word in settings.command or ()]
+    by_hand = "autoexp prepare"
+    if not context.plan.auto_prepare or not command:
+        raise PreconditionError(f"data is missing: {', '.join(missing)}", f"{by_hand}, then: autoexp resume")
+    if shutil.which(command[0]) is None:
+        raise PreconditionError(f"the prepare command {command[0]!r} is not on PATH", f"install {command[0]}, then: autoexp resume")
+    log = context.paths.folder / "prepare.log"
+    context.log(f"setup: preparing data: {' '.join(command)} (log: {log})")
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=context.workspace.root, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    deadline = time.monotonic() + settings.timeout_seconds
+    try:
+        while process.poll() is None:
+            if context.stop():
+                raise Interrupted("stopped while preparing data", "autoexp resume")
+            if time.monotonic() > deadline:
+                raise AutoexpError(f"preparing data took longer than {settings.timeout_seconds:g} s", f"see {log}")
+            time.sleep(0.05)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if process.returncode:
+        said = " ".join(tail(log, 2000).strip().splitlines()[-2:])
+        raise PreconditionError(f"preparing data failed (exit {process.returncode}): {said}", f"{by_hand}, then: autoexp resume")
+    if missing := missing_data(context):
+        raise PreconditionError(f"data is still missing after preparing: {', '.join(missing)}", f"see {log}")

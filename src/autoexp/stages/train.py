@@ -1,0 +1,64 @@
+"""train: start the candidate's training under a keeper, and later read how it ended."""
+
+from __future__ import annotations
+
+from autoexp.runs.events import Event, TrainingEnded, TrainingStarted
+from autoexp.runs.state import Iteration, RunState
+from autoexp.spec.context import Context
+from autoexp.spec.markers import hookimpl
+from autoexp.spec.ports import JobSpec
+from autoexp.workspace.report import REPORT_FILE, outcome
+from autoexp.workspace.settings import filled
+
+
+@hookimpl(trylast=True)
+def autoexp_train(state: RunState, context: Context) -> Event | None:
+    """TrainingStarted when there was no job yet, None while it runs, TrainingEnded when it is over.
+
+    The attempt's folder is the job's identity: a job that is in there is never started again.
+    """
+    iteration = state.open[context.iteration]
+    folder = context.paths.attempt(context.iteration, context.attempt)
+    executor = context.executor()
+    if iteration.job is None:
+        pid = None
+        if not (folder / "job.json").exists():
+            worktree = context.paths.worktree(iteration.slot)
+            context.repository.checkout(worktree, iteration.commit, context.settings.files.link)
+            pid = executor.submit(_job(state, iteration, context))
+        relative = str(folder.relative_to(context.paths.folder))
+        return TrainingStarted(
+            iteration=context.iteration, attempt=context.attempt, folder=relative, pid=pid, slot=iteration.slot
+        )
+    ended = executor.poll(folder)
+    if ended is None:
+        return None
+    result = outcome(folder, state.metric, ended.status, ended.code, ended.wall_seconds, ended.reason)
+    return TrainingEnded(iteration=context.iteration, attempt=context.attempt, outcome=result)
+
+
+def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
+    folder = context.paths.attempt(context.iteration, context.attempt)
+    train = context.settings.train
+    command = tuple(filled(word, context.workspace) for word in train.command)
+    env = {
+        "AUTOEXP_REPORT": str(folder / REPORT_FILE),
+        "AUTOEXP_SEED": str(state.seed),
+        "AUTOEXP_BUDGET_SECONDS": f"{train.budget_seconds:g}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if command[0].rsplit("/", 1)[-1] == "uv":
+        # in a worktree uv would make, and fill, a new environment for every candidate
+        env["UV_PROJECT_ENVIRONMENT"] = str(context.workspace.root / ".venv")
+    if iteration.reevaluate:
+        env["AUTOEXP_CHECKPOINT"] = iteration.reevaluate
+    env |= {name: filled(value, context.workspace) for name, value in train.env.items()}
+    return JobSpec(
+        key=f"{context.paths.folder}:{context.iteration}-{context.attempt}",
+        folder=folder,
+        command=command,
+        cwd=context.paths.worktree(iteration.slot),
+        env=env,
+        timeout_seconds=train.timeout_seconds,
+        slot=iteration.slot,
+    )

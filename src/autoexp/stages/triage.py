@@ -1,0 +1,68 @@
+"""triage: what to do with how a training ended. A success goes on; a failure may get another attempt."""
+
+from __future__ import annotations
+
+from autoexp.errors import AgentError
+from autoexp.runs.events import Event, Triaged
+from autoexp.runs.records import Outcome
+from autoexp.runs.state import Iteration, RunState
+from autoexp.spec.answers import TriageAnswer, ask_for
+from autoexp.spec.context import Context
+from autoexp.spec.markers import hookimpl
+from autoexp.spec.prompts import triage_prompt
+from autoexp.workspace.files import tail
+from autoexp.workspace.report import LOG_FILE
+
+MAX_RERUNS = 10
+"""Reruns of a training that was lost or killed through no fault of its own."""
+MAX_REEVALUATIONS = 2
+
+
+@hookimpl(trylast=True)
+def autoexp_triage(state: RunState, context: Context) -> Event | None:
+    """Lost and killed trainings run again; a failed evaluation is done again from the checkpoint; code is repaired
+    by an agent, if an agent wrote it; everything else is given up.
+    """
+    iteration = state.open[context.iteration]
+    outcome = iteration.outcome
+    if outcome is None:  # train was not selected
+        return _triaged(context, "give_up", "it was not trained")
+    if outcome.status == "success":
+        return _triaged(context, "proceed", "")
+    reruns = sum(failure.status in ("lost", "killed") for failure in iteration.failures)
+    if outcome.status in ("lost", "killed") and reruns < MAX_RERUNS:
+        return _triaged(context, "rerun", outcome.reason)
+    reevaluations = sum(failure.checkpoint is not None for failure in iteration.failures)
+    if outcome.checkpoint and context.settings.train.can_reevaluate and reevaluations < MAX_REEVALUATIONS:
+        return _triaged(context, "reevaluate", f"the training is done, its evaluation failed: {outcome.reason}")
+    return _ask(iteration, outcome, context)
+
+
+def _ask(iteration: Iteration, outcome: Outcome, context: Context) -> Triaged:
+    trained = context.attempt - sum(failure.status in ("lost", "killed") for failure in iteration.failures)
+    agent = context.agent() if iteration.applied is not None and iteration.applied.by == "agent" else None
+    if agent is None or trained >= context.settings.run.max_attempts:
+        return _triaged(context, "give_up", outcome.reason)
+    log = context.paths.attempt(context.iteration, context.attempt) / LOG_FILE
+    folder = context.paths.iteration(context.iteration)
+    try:
+        answer = ask_for(
+            agent,
+            triage_prompt(outcome, tail(log, 16384)),
+            TriageAnswer,
+            cwd=folder,
+            transcript=context.paths.attempt(context.iteration, context.attempt) / "triage",
+            tries=context.settings.agent.tries,
+            stop=context.stop,
+            log=context.log,
+        )
+    except AgentError as error:
+        return _triaged(context, "give_up", f"{outcome.reason} (and triage: {error})")
+    if answer.action == "fix_and_rerun":
+        return _triaged(context, "fix_and_rerun", answer.reason or outcome.reason)
+    return _triaged(context, "give_up", answer.reason or outcome.reason)
+
+
+def _triaged(context: Context, action: str, reason: str) -> Triaged:
+    fields = {"iteration": context.iteration, "attempt": context.attempt, "action": action}
+    return Triaged.model_validate({**fields, "reason": reason[:2000]})

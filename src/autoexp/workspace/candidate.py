@@ -1,0 +1,29 @@
+"""What a candidate's source says about itself: its hash and its constants."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from autoexp.runs.records import Constant
+from autoexp.workspace.constants import declared
+from autoexp.workspace.repository import Repository, matches
+
+
+def editable_files(repository: Repository, commit: str, editable: Sequence[str], frozen: Sequence[str] = ()) -> list[str]:
+    """The paths of a commit (or tree) that a proposal may change."""
+    return [path for path in repository.files(commit) if matches(path, editable) and not matches(path, frozen)]
+
+
+def described(
+    repository: Repository, commit: str, editable: Sequence[str], frozen: Sequence[str] = ()
+) -> tuple[str, dict[str, Constant]]:
+    """(sha256 over the editable files with their names, the ALL_CAPS constants in them; the first file wins)."""
+    digest = hashlib.sha256()
+    constants: dict[str, Constant] = {}
+    for path in editable_files(repository, commit, editable, frozen):
+        text = repository.show(commit, path) or ""
+        digest.update(f"{path}\0{len(text)}\0{text}".encode(errors="replace"))
+        for name, constant in declared(text).items():
+            constants.setdefault(name, constant.value)
+    return digest.hexdigest(), constants

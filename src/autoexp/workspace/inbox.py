@@ -1,0 +1,140 @@
+"""Proposals that a person left for a run. Each is used exactly once, also through a crash.
+
+To take one is to rename it to consumed_proposals/iter_<NNNN>.json: after a crash, a file with the iteration's own
+name says that it was already taken, by this very iteration.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from autoexp.errors import ProposalError
+from autoexp.runs.records import Proposal
+from autoexp.workspace.files import write_atomic
+from autoexp.workspace.paths import RunPaths
+
+FILE, QUEUE = "file", "queue"
+"""Kinds of queued proposals: from --proposal-file (first), and from `autoexp propose`."""
+_ORDER = {FILE: "0", QUEUE: "1"}
+_SOURCES = {"0": "proposal_file", "1": "queue"}
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A proposal that waits. `number` is what `autoexp propose --remove` takes."""
+
+    number: int
+    path: Path
+    source: str
+    proposal: Proposal
+
+
+def parse(data: bytes, name: str) -> Proposal:
+    """A proposal from JSON. Raises ProposalError that says what is wrong, and where."""
+    try:
+        return Proposal.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ProposalError(
+            f"{name}: invalid proposal: {where + ': ' if where else ''}{what}", "the schema: autoexp propose --schema"
+        ) from error
+
+
+def add(paths: RunPaths, proposal: Proposal, kind: str = QUEUE) -> Path:
+    """Queue a proposal behind those of its kind. One that waits already, word for word, is not queued twice."""
+    text = proposal.model_dump_json(indent=2) + "\n"
+    for path in _files(paths):
+        if path.name.startswith(_ORDER[kind]) and path.read_text() == text and kind == FILE:
+            return path
+    path = paths.queue / f"{_ORDER[kind]}-{time.time_ns():020d}-{os.getpid()}.json"
+    write_atomic(path, text)
+    return path
+
+
+def queued(paths: RunPaths) -> list[Queued]:
+    """What waits, in the order in which it will be used; next_proposal.json is not in here."""
+    return [
+        Queued(number, path, _SOURCES[path.name[0]], parse(path.read_bytes(), path.name))
+        for number, path in enumerate(_files(paths), 1)
+    ]
+
+
+def remove(paths: RunPaths, number: int) -> Proposal:
+    """Take a waiting proposal out. Raises ProposalError when there is no such number."""
+    waiting = queued(paths)
+    if not 1 <= number <= len(waiting):
+        raise ProposalError(f"there is no queued proposal {number} (there are {len(waiting)})", "autoexp propose --list")
+    waiting[number - 1].path.unlink(missing_ok=True)
+    return waiting[number - 1].proposal
+
+
+def claim(
+    paths: RunPaths, iteration: int, note: Callable[[str, str], None], refusal: str
+) -> tuple[Proposal, str] | None:
+    """Take the next proposal for this iteration, with its source; None when nothing usable waits.
+
+    An invalid one is noted and left where it is. `refusal` says why one without edits cannot be used; '' if it can.
+    """
+    taken = paths.consumed(iteration)
+    if taken.exists() and (proposal := _opened(taken, note)) is not None:
+        return proposal, _source_of(taken)
+    files = _files(paths)
+    first = [path for path in files if path.name.startswith("0")]
+    rest = [path for path in files if not path.name.startswith("0")]
+    for path in [*first, paths.override, *rest]:
+        try:
+            proposal = parse(path.read_bytes(), path.name)
+            _usable(proposal, path.name, refusal)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            note(f"cannot read {path}: {error.strerror}", f"unreadable-{path.name}")
+            continue
+        except ProposalError as error:
+            note(f"rejected, and left in place: {error}", f"rejected-{path.name}-{error}")
+            continue
+        source = "next_proposal" if path == paths.override else _SOURCES[path.name[0]]
+        taken.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(taken.with_suffix(".source"), source)
+        os.replace(path, taken)
+        if (renamed := _opened(taken, note)) is not None:
+            return renamed, source
+    return None
+
+
+def _opened(taken: Path, note: Callable[[str, str], None]) -> Proposal | None:
+    """What was renamed counts: it may have been rewritten since it was read. If it is bad now, it is put aside."""
+    try:
+        return parse(taken.read_bytes(), taken.name)
+    except ProposalError as error:
+        note(f"rejected: {error}", f"rejected-{taken.name}-{error}")
+        os.replace(taken, taken.with_suffix(".invalid"))
+        return None
+
+
+def _usable(proposal: Proposal, name: str, refusal: str) -> None:
+    if proposal.status != "ok":
+        raise ProposalError(f"{name}: a person's proposal must have status 'ok'", "autoexp propose --schema")
+    if not proposal.edits and refusal:
+        raise ProposalError(f"{name}: cannot be applied: {refusal}", "autoexp propose --set NAME=VALUE")
+
+
+def _source_of(taken: Path) -> str:
+    try:
+        return taken.with_suffix(".source").read_text()
+    except OSError:
+        return "next_proposal"
+
+
+def _files(paths: RunPaths) -> list[Path]:
+    if not paths.queue.is_dir():
+        return []
+    return sorted(path for path in paths.queue.iterdir() if path.suffix == ".json" and path.name[0] in _SOURCES)
