@@ -181,7 +181,7 @@ def read_documents(path: Path, kind: str) -> Iterator[str]:
 
 def parquet_texts(path: Path) -> Iterator[list[str]]:
     """The column "text" of a parquet file, one list a row group."""
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
