@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import ast
 import io
+import math
 import re
 import tokenize
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoexp.errors import ProposalError
@@ -42,7 +45,7 @@ class Declared:
 def literal(node: ast.expr) -> Constant | None:
     """The value of a number, string or bool, of a signed number, of a product or of a power of integers; else None."""
     if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str):
-        return node.value
+        return None if isinstance(node.value, float) and not math.isfinite(node.value) else node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = literal(node.operand)
         return -value if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -57,33 +60,33 @@ def literal(node: ast.expr) -> Constant | None:
 
 def declared(source: str) -> dict[str, Declared]:
     """The constants assigned once, at the top level, on one line. {} for a source that does not parse."""
+    text = source.removeprefix("\ufeff")  # a byte order mark is legal in a file, not in a string to parse
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(text)
         comments = {
             token.start[0]: token.string
-            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            for token in tokenize.generate_tokens(io.StringIO(text, newline=None).readline)
             if token.type == tokenize.COMMENT
         }
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
         return {}
-    lines = source.split("\n")  # as the parser counts lines; str.splitlines knows more separators
+    lines = _lines(text)
+    times = Counter(_assigned(tree))
     found: dict[str, Declared] = {}
-    twice: set[str] = set()
     for node in tree.body:
         name, value = _assignment(node)
-        if name is None or value is None or node.lineno != node.end_lineno:
+        if name is None or value is None or node.lineno != node.end_lineno or times[name] > 1:
             continue
         known = literal(value)
         if known is None or value.end_col_offset is None:
             continue
-        if name in found:
-            twice.add(name)
         row = lines[node.lineno - 1].encode()
-        start = len(row[: value.col_offset].decode(errors="replace"))
-        end = len(row[: value.end_col_offset].decode(errors="replace"))
+        mark = len(source) - len(text) if node.lineno == 1 else 0
+        start = mark + len(row[: value.col_offset].decode())  # the parser counts bytes
+        end = mark + len(row[: value.end_col_offset].decode())
         comment = comments.get(node.lineno, "")
-        found[name] = Declared(name, known, node.lineno, start, end, *_space(comment), comment=comment)
-    return {name: constant for name, constant in found.items() if name not in twice}
+        found[name] = Declared(name, known, node.lineno, start, end, *_space(comment, known), comment=comment)
+    return found
 
 
 def replaced(source: str, name: str, value: Constant) -> str:
@@ -94,14 +97,17 @@ def replaced(source: str, name: str, value: Constant) -> str:
     constants = declared(source)
     if name not in constants:
         known = ", ".join(sorted(constants)) or "none"
-        raise ProposalError(f"there is no constant {name} at the top level (there are: {known})", "autoexp propose --help")
+        what = f"there is no constant {name} at the top level (there are: {known})"
+        raise ProposalError(what, "autoexp propose --help")
     constant = constants[name]
-    if isinstance(value, str) != isinstance(constant.value, str) or isinstance(value, bool) != isinstance(constant.value, bool):
+    if not _alike(value, constant.value):
         raise ProposalError(f"{name} is {constant.value!r}; {value!r} is of another kind", "autoexp propose --help")
-    lines = source.split("\n")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ProposalError(f"{name} cannot be {value!r}: there is no such literal", "autoexp propose --help")
+    lines = _lines(source)
     row = lines[constant.line - 1]
     lines[constant.line - 1] = row[: constant.start] + written(value) + row[constant.end :]
-    return "\n".join(lines)
+    return "".join(lines)
 
 
 def written(value: Constant) -> str:
@@ -109,6 +115,26 @@ def written(value: Constant) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 4096 and value & (value - 1) == 0:
         return f"2**{value.bit_length() - 1}"
     return repr(value)
+
+
+def _lines(source: str) -> list[str]:
+    """Lines with their ends, as the parser counts them; str.splitlines knows more separators."""
+    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", source)
+
+
+def _assigned(node: ast.AST) -> Iterator[str]:
+    """Every name that the module itself binds, as often as it does so. Functions and classes have their own."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store | ast.Del):
+            yield child.id
+        yield from _assigned(child)
+
+
+def _alike(a: Constant, b: Constant) -> bool:
+    """Whether both are strings, both bools, or both numbers."""
+    return isinstance(a, str) == isinstance(b, str) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _assignment(node: ast.stmt) -> tuple[str | None, ast.expr | None]:
@@ -122,10 +148,14 @@ def _assignment(node: ast.stmt) -> tuple[str | None, ast.expr | None]:
     return None, None
 
 
-def _space(comment: str) -> tuple[float | None, float | None, bool, tuple[Constant, ...] | None]:
+def _space(
+    comment: str, value: Constant
+) -> tuple[float | None, float | None, bool, tuple[Constant, ...] | None]:
     if match := _RANGE.match(comment):
         low, high = _parsed(match[1]), _parsed(match[2])
-        if isinstance(low, int | float) and isinstance(high, int | float) and low < high:
+        if isinstance(value, str | bool) or not isinstance(low, int | float) or not isinstance(high, int | float):
+            return None, None, False, None
+        if low < high:
             return low, high, bool(match[3]) and low > 0, None
     elif match := _CHOICES.match(comment):
         try:
@@ -133,8 +163,9 @@ def _space(comment: str) -> tuple[float | None, float | None, bool, tuple[Consta
         except (SyntaxError, ValueError):
             return None, None, False, None
         values = [literal(item) for item in body.elts] if isinstance(body, ast.List) else []
-        if len(values) > 1 and all(value is not None for value in values):
-            return None, None, False, tuple(value for value in values if value is not None)
+        choices = tuple(dict.fromkeys(item for item in values if item is not None and _alike(item, value)))
+        if len(values) == len(choices) > 1:
+            return None, None, False, choices
     return None, None, False, None
 
 
