@@ -1,0 +1,1 @@
+"""Agents: programs that answer in words, and edit files when asked to."""

@@ -1,0 +1,80 @@
+"""A call of an agent's program, with everything sent and received kept in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from autoexp.agents import process
+from autoexp.errors import AgentError, Interrupted, PreconditionError
+from autoexp.spec.answers import redacted
+from autoexp.workspace.files import explained
+
+
+def call(
+    command: Sequence[str],
+    prompt: str,
+    cwd: Path,
+    transcript: Path,
+    timeout_seconds: float,
+    stop: Callable[[], bool],
+    *,
+    hint: str = "",
+    env: dict[str, str] | None = None,
+) -> process.Ended:
+    """Run the program once; how it exited is for the caller to judge, by `exit_problem`.
+
+    Raises PreconditionError when it is not there, AgentError when it runs out of time, Interrupted on `stop`.
+    """
+    folder = _next_folder(transcript)
+    _keep(folder / "prompt.txt", prompt)
+    try:
+        ended = process.run(command, prompt, cwd, timeout_seconds, stop, hint=hint, env=env)
+    except (PreconditionError, AgentError) as error:
+        _keep_meta(folder, command, cwd, {"problem": str(error)})
+        raise
+    _keep(folder / "stdout.txt", ended.stdout)
+    _keep(folder / "stderr.txt", ended.stderr)
+    meta = {"how": ended.how, "code": ended.code, "seconds": ended.seconds, "dropped_bytes": ended.dropped}
+    _keep_meta(folder, command, cwd, meta)
+    if ended.how == "stopped":
+        raise Interrupted(f"stopped while {command[0]} was at work", "autoexp resume")
+    if ended.how == "timeout":
+        raise AgentError(
+            f"{command[0]} gave no answer in {timeout_seconds:g} seconds (see {folder})",
+            "raise agent.timeout_seconds in autoexp.toml, then: autoexp resume",
+        )
+    return ended
+
+
+def exit_problem(command: Sequence[str], ended: process.Ended) -> str | None:
+    """What a non-zero exit says in its last line; None for a good one."""
+    if ended.code == 0:
+        return None
+    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
+    last = redacted(lines[-1])[-500:] if lines else "it wrote nothing on stderr"
+    return f"{command[0]} ended with exit code {ended.code}: {last}"
+
+
+def _next_folder(transcript: Path) -> Path:
+    """A new numbered folder: no call overwrites another, not even one before a crash."""
+    try:
+        transcript.mkdir(parents=True, exist_ok=True)
+        taken = [int(entry.name) for entry in transcript.iterdir() if entry.name.isdecimal()]
+        folder = transcript / f"{max(taken, default=0) + 1:03d}"
+        folder.mkdir()
+    except OSError as error:
+        raise explained(error, transcript) from error
+    return folder
+
+
+def _keep(path: Path, text: str) -> None:
+    try:
+        path.write_text(redacted(text), encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+def _keep_meta(folder: Path, command: Sequence[str], cwd: Path, facts: Mapping[str, object]) -> None:
+    _keep(folder / "meta.json", json.dumps({"argv": list(command), "cwd": str(cwd), **facts}, indent=2) + "\n")
