@@ -158,7 +158,7 @@ class _Pipes:
     def drain(self) -> None:
         """Take in what is left in the pipes. A survivor may hold them open or go on writing: it is not waited for."""
         until = time.monotonic() + GRACE
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(KeyError, ValueError):  # closed already, when all of the prompt was taken
             self.selector.unregister(self.stdin)
         while self.selector.get_map() and time.monotonic() < until and self.turn(0):
             pass
