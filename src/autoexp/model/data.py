@@ -38,7 +38,7 @@ class Batches:
 
     @property
     def tokens_per_step(self) -> int:
-        return self.rows_per_step * (self.rows.shape[1] - 1)
+        return self.rows_per_step * (int(self.rows.shape[1]) - 1)
 
     def rewind(self) -> None:
         """Start again from the first batch."""

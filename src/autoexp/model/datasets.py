@@ -47,22 +47,30 @@ def in_batches(texts: Iterable[str], size: int = BATCH) -> Iterator[list[str]]:
 
 
 def pieces(text: str, characters: int) -> Iterator[str]:
-    """Cut `text` at sentence and line ends into pieces of about `characters`, so that packing drops little."""
+    """Cut `text` at sentence and line ends into pieces of at most `characters`, so that packing drops little."""
     piece: list[str] = []
     size = 0
     for sentence in re.split(r"(?<=[.!?;])\s+|\n+", text):
-        if piece and size + len(sentence) > characters:
-            yield " ".join(piece)
-            piece, size = [], 0
-        for start in range(0, len(sentence), characters):  # one loop but for a sentence longer than a piece
-            part = sentence[start : start + characters]
-            piece.append(part)
-            size += len(part) + 1
-            if size >= characters:
+        for part in cut_at_spaces(sentence, characters):
+            if piece and size + len(part) > characters:
                 yield " ".join(piece)
                 piece, size = [], 0
-    if piece and size > 1:
+            piece.append(part)
+            size += len(part) + 1
+    if piece:
         yield " ".join(piece)
+
+
+def cut_at_spaces(text: str, characters: int) -> Iterator[str]:
+    """Parts of at most `characters`, cut at spaces where there are any; nothing for an empty text."""
+    text = text.strip()
+    while len(text) > characters:
+        at = text.rfind(" ", 1, characters + 1)
+        at = characters if at < 0 else at
+        yield text[:at]
+        text = text[at:].lstrip()
+    if text:
+        yield text
 
 
 class Bundled:
@@ -181,7 +189,7 @@ def read_documents(path: Path, kind: str) -> Iterator[str]:
 
 def parquet_texts(path: Path) -> Iterator[list[str]]:
     """The column "text" of a parquet file, one list a row group."""
-    from pyarrow import parquet
+    from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
 
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):

@@ -42,7 +42,7 @@ PEAK_FLOPS = (
 class Device:
     """What a training runs on. `dtype` is that of the matrix products; weights but the embeddings are float32."""
 
-    torch: torch.device
+    torch_device: torch.device
     dtype: torch.dtype
     compiles: bool
     threads: int  # of the CPU; 0 where they do not matter
@@ -52,25 +52,25 @@ class Device:
         """Run matrix products in `dtype`."""
         if self.dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(self.torch.type, dtype=self.dtype)
+        return torch.autocast(self.torch_device.type, dtype=self.dtype)
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was asked to."""
-        if self.torch.type == "cuda":
-            torch.cuda.synchronize(self.torch)
-        elif self.torch.type == "mps":
+        if self.torch_device.type == "cuda":
+            torch.cuda.synchronize(self.torch_device)
+        elif self.torch_device.type == "mps":
             torch.mps.synchronize()
 
     def peak_memory_mb(self) -> float:
         """The most memory that was in use at once, MiB: of the GPU, else of this process."""
-        if self.torch.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.torch) / 2**20
+        if self.torch_device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.torch_device) / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated, where it is known and limited: on CUDA."""
-        return torch.cuda.mem_get_info(self.torch)[0] if self.torch.type == "cuda" else None
+        return torch.cuda.mem_get_info(self.torch_device)[0] if self.torch_device.type == "cuda" else None
 
 
 def open_device(environ: Mapping[str, str] = os.environ) -> Device:

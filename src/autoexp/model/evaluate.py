@@ -42,14 +42,14 @@ def evaluate(
     """
     rows = data.rows("val")
     chosen = np.linspace(0, len(rows) - 1, data.eval_rows).round().astype(np.int64)
-    lengths = torch.from_numpy(data.token_bytes()).to(device.torch)  # (vocab_size,)
+    lengths = torch.from_numpy(data.token_bytes()).to(device.torch_device)  # (vocab_size,)
     nats: list[Tensor] = []
     sizes: list[Tensor] = []
     for start in range(0, len(chosen), rows_at_a_time):
         part = chosen[start : start + rows_at_a_time]
         # A short last part is filled up, so that a compiled model sees one shape, and the filling is not counted.
         filled = np.concatenate([part, np.repeat(part[-1:], rows_at_a_time - len(part))])
-        inputs, targets = to_device(rows[filled], device.torch)
+        inputs, targets = to_device(rows[filled], device.torch_device)
         with device.autocast():
             loss = losses(inputs, targets).view(targets.shape)
         loss, size = loss[: len(part)].float(), lengths[targets[: len(part)]]

@@ -102,7 +102,7 @@ def excerpts(texts: Iterable[str]) -> Iterator[str]:
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, made_from: str = "") -> Tokenizer:
     """Learn merges from `texts`. The result has fewer ids than `vocab_size` if the text has too few pairs."""
-    import rustbpe
+    import rustbpe  # type: ignore[import-untyped,unused-ignore]
 
     learner = rustbpe.Tokenizer()
     learner.train_from_iterator(excerpts(texts), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)

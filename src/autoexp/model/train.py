@@ -100,7 +100,8 @@ class Attention(nn.Module):
         if self.gate is not None and value_embedding is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (rows, tokens, heads), 0 to 2
             v = v + gate[..., None] * value_embedding.view(shape)
-        return self.out(attend(q, k, v.to(q.dtype), self.window).reshape(x.shape))
+        out: Tensor = self.out(attend(q.to(v.dtype), k.to(v.dtype), v, self.window).reshape(x.shape))
+        return out
 
 
 class Block(nn.Module):
@@ -114,7 +115,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attention(norm(x), value_embedding, cos, sin)
-        return x + self.down(F.relu(self.up(norm(x))).square())
+        x = x + self.down(F.relu(self.up(norm(x))).square())
+        return x
 
 
 class GPT(nn.Module):
@@ -131,10 +133,10 @@ class GPT(nn.Module):
         self.windows = [self.window_of(layer, seq_len) for layer in range(DEPTH)]
         with_value = [layer % 2 == (DEPTH - 1) % 2 for layer in range(DEPTH)]  # every other layer, the last included
         self.embedding = nn.Embedding(vocab_size, self.width)
-        self.value_embeddings = nn.ModuleDict(
+        self.value_embeddings: Any = nn.ModuleDict(
             {str(layer): nn.Embedding(vocab_size, self.width) for layer in range(DEPTH) if with_value[layer]}
         )
-        self.blocks = nn.ModuleList(
+        self.blocks: Any = nn.ModuleList(
             Block(self.width, heads, window, has) for window, has in zip(self.windows, with_value, strict=True)
         )
         self.head = nn.Linear(self.width, vocab_size, bias=False)
@@ -190,7 +192,7 @@ class GPT(nn.Module):
 
     def flops_per_token(self) -> float:
         """Forward and backward: 6 for each weight of a product, and attention over each layer's window."""
-        products = sum(p.numel() for p in self.blocks.parameters()) + self.head.weight.numel()
+        products: int = sum(p.numel() for p in self.blocks.parameters()) + self.head.weight.numel()
         return 6 * products + sum(12 * self.width * min(window, self.cos.size(0)) for window in self.windows)
 
     def bytes_per_token(self) -> float:
@@ -212,7 +214,7 @@ class GPT(nn.Module):
             yield {"kind": "muon", "params": same, "lr": MATRIX_LR, "momentum": MUON_MOMENTUM, "weight_decay": WEIGHT_DECAY}
 
 
-def adamw(params: list[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, Any]:
+def adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, Any]:
     return {"kind": "adamw", "params": params, "lr": lr, "betas": betas, "weight_decay": weight_decay}
 
 
@@ -232,7 +234,7 @@ Scalar = Any  # a float; on a GPU a 0-d tensor, so that a changing value compile
 def orthogonalize(matrices: Tensor) -> Tensor:
     """The nearest matrices with orthonormal rows or columns, (n, rows, columns), roughly."""
     tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x: Tensor = matrices.bfloat16() if matrices.is_cuda else matrices
     x = x.mT if tall else x  # the Gram matrix of the short side is the small one
     x = x / (1.02 * x.norm(dim=(-2, -1), keepdim=True) + 1e-6)
     for a, b, c in POLAR_EXPRESS:
@@ -311,6 +313,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if not state:
             state.update(step=0, mean=torch.zeros_like(param), square=torch.zeros_like(param))
         state["step"] += 1
+        assert param.grad is not None
         scalars = map(self.scalar, (float(state["step"]), group["lr"], *group["betas"], group["weight_decay"]))
         self.adamw_update(param, param.grad, state["mean"], state["square"], *scalars)
 
@@ -343,7 +346,7 @@ def set_schedule(optimizer: MuonAdamW, step: int, progress: float) -> float:
 def main() -> None:
     with Trial(PROFILE) as trial:
         device = trial.device
-        with device.torch:
+        with device.torch_device:
             model = GPT(trial.data.vocab_size, trial.data.seq_len)
         model.init_weights(device.dtype)
         optimizer = MuonAdamW(model.groups(), device.compiles)
@@ -354,11 +357,11 @@ def main() -> None:
 
         for step in trial.steps(model, optimizer, batches):
             multiplier = set_schedule(optimizer, step.index, step.progress)
-            total = torch.zeros((), device=device.torch)
+            total = torch.zeros((), device=device.torch_device)
             for inputs, targets in batches.step():
                 with device.autocast():
                     loss = losses(inputs, targets).mean() / batches.parts
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
                 total += loss.detach()
             if GRAD_CLIP:
                 nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)

@@ -105,7 +105,7 @@ class Trial:
         self.trained: dict[str, Any] = {}
         threads = f", {self.device.threads} threads" if self.device.threads else ""
         self.progress.say(
-            f"profile {self.profile.name}, {self.device.torch}{threads}, seed {self.seed}, "
+            f"profile {self.profile.name}, {self.device.torch_device}{threads}, seed {self.seed}, "
             f"budget {self.clock.budget:g} s, data {self.data.folder}"
         )
 
@@ -136,11 +136,11 @@ class Trial:
         """
         rows_per_step = max(1, tokens_per_step // self.data.seq_len)
         self.rows_per_part = rows_at_a_time(rows_per_step, most_rows, row_bytes, self.device.free_memory())
-        return Batches(self.data.rows("train"), rows_per_step, self.rows_per_part, self.seed, self.device.torch)
+        return Batches(self.data.rows("train"), rows_per_step, self.rows_per_part, self.seed, self.device.torch_device)
 
     def compiled(self, model: torch.nn.Module, windows: Iterable[int] = ()) -> Losses:
         """`model` made fast for this device; `windows` are those it calls `attend` with."""
-        self.attention = attention.prepare(self.data.seq_len, windows, self.device.torch, self.device.compiles)
+        self.attention = attention.prepare(self.data.seq_len, windows, self.device.torch_device, self.device.compiles)
         return torch.compile(model, dynamic=False) if self.device.compiles else model
 
     def describe(self, **facts: Any) -> None:
@@ -155,12 +155,12 @@ class Trial:
         With AUTOEXP_CHECKPOINT there are none: its weights are loaded instead.
         """
         if self.checkpoint is not None:
-            self.trained = load_checkpoint(self.checkpoint, model, self.device.torch)
+            self.trained = load_checkpoint(self.checkpoint, model, self.device.torch_device)
             self.progress.say(f"weights of {self.checkpoint}, {self.trained.get('num_steps')} steps; not training")
             return
         self.phase = "warmup"
         before = Rewind(model, optimizer, batches)
-        for index in range(WARMUP_STEPS[self.device.torch.type]):
+        for index in range(WARMUP_STEPS[self.device.torch_device.type]):
             step = Step(index, 0.0, warmup=True)
             yield step
             self._observe(step, batches)
@@ -178,15 +178,15 @@ class Trial:
         pending: Step | None = None
         # On a GPU the loss is read one step late, when it has long been computed: the queue never runs dry, and
         # never runs further ahead of the clock than one step.
-        late = self.device.torch.type != "cpu"
+        late = self.device.torch_device.type != "cpu"
         while not self.clock.spent:
             step = Step(self.steps_taken, self.clock.progress, warmup=False)
             yield step
             self.steps_taken += 1
-            if late:
-                pending, step = step, pending  # type: ignore[assignment]
-            if step is not None:
-                self._observe(step, batches)
+            computed = pending if late else step
+            pending = step if late else None
+            if computed is not None:
+                self._observe(computed, batches)
         if pending is not None:
             self._observe(pending, batches)
         self.device.synchronize()
@@ -298,8 +298,8 @@ class Trial:
 
     def device_name(self) -> str:
         """`cpu`, `mps`, or `cuda` with the name of the card."""
-        kind = self.device.torch.type
-        return f"{kind} ({torch.cuda.get_device_name(self.device.torch)})" if kind == "cuda" else kind
+        kind = self.device.torch_device.type
+        return f"{kind} ({torch.cuda.get_device_name(self.device.torch_device)})" if kind == "cuda" else kind
 
     def _evaluated(self, done: float) -> None:
         assert self.metrics is not None
