@@ -25,7 +25,7 @@ class OpenCode:
     def __init__(self, options: dict[str, Any]) -> None:
         self.timeout_seconds = float(options.get("timeout_seconds", 600.0))
         # A title of ours saves the model call that would make one up.
-        self.command = ("opencode", "run", "--format", "json", "--title", "autoexp", *options.get("args", ()))
+        self.command = ("opencode", "run", "--title", "autoexp", *options.get("args", ()), "--format", "json")
 
     def available(self) -> str | None:
         return None if shutil.which(self.command[0]) else "opencode is not on PATH"

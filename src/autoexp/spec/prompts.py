@@ -37,8 +37,8 @@ def propose_prompt(state: RunState, context: Context) -> str:
     seconds = f"{context.settings.train.budget_seconds:g} seconds"
     parts = [
         "Propose the next experiment.",
-        f"A program is improved by trying one change at a time. It is trained for {seconds} and judged by {metric.name}; "
-        f"{better} is better. Propose exactly one change, unlike those tried so far. "
+        f"A program is improved by trying one change at a time. It is trained for {seconds} and judged by "
+        f"{metric.name}; {better} is better. Propose exactly one change, unlike those tried so far. "
         "Keep it simple unless something larger promises a clear gain. A trial that fails is a trial lost.",
         f"Only these files may change: {', '.join(files.editable)}.{_frozen(files.frozen)} "
         "Do not edit any file and do not run anything now: another step makes the change.",
@@ -52,8 +52,9 @@ def propose_prompt(state: RunState, context: Context) -> str:
         '- "description": the change in one plain sentence, for the table of trials.\n'
         '- "change_plan": which edits to make where, exactly enough to make them, and why they should help.\n'
         '- "commit_description": the message of the commit.\n'
-        'Optional: "edits", a list of exact edits that need no further thought: {"op": "set", "name": "A_CONSTANT", '
-        '"value": 0.1} (the constant is written in capitals) or {"op": "replace", "path": "a/file", "old": "text that occurs once", "new": "text"}.',
+        'Optional: "edits", a list of exact edits that need no further thought:\n'
+        '  {"op": "set", "name": "A_CONSTANT_IN_CAPITALS", "value": 0.1}\n'
+        '  {"op": "replace", "path": "a/file", "old": "text that occurs once", "new": "text"}',
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -75,7 +76,8 @@ def apply_prompt(proposal: Proposal, settings: Settings, problem: str = "") -> s
             "The attempt before this one went wrong. Put that right, within the plan", _head(problem, PROBLEM_BYTES)
         ),
         "When done, answer with one JSON object and nothing after it: "
-        '{"status": "applied", "summary": "what you changed"}, or {"status": "failed", "summary": "why it cannot be done"}.',
+        '{"status": "applied", "summary": "what you changed"}, or '
+        '{"status": "failed", "summary": "why it cannot be done"}.',
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

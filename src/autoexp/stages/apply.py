@@ -12,7 +12,7 @@ from autoexp.spec.answers import ApplyAnswer, ask_for, untrusted
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.prompts import apply_prompt
-from autoexp.workspace.candidate import described, editable_files
+from autoexp.workspace.candidate import described
 from autoexp.workspace.constants import declared, replaced
 from autoexp.workspace.files import tail, write_atomic
 from autoexp.workspace.report import LOG_FILE
@@ -70,15 +70,15 @@ def make(proposal: Proposal, worktree: Path, context: Context) -> str:
 
 def _path_of(edit: SetConstant | Replace, worktree: Path, context: Context) -> Path:
     files = context.settings.files
-    editable = editable_files(context.repository, "HEAD", files.editable, files.frozen)
+    editable = _existing(worktree, files.editable, files.frozen)
     if edit.path is not None:
-        if edit.path not in editable:
+        if worktree / edit.path not in editable:
             raise ProposalError(f"{edit.path} is not editable (files.editable: {', '.join(files.editable)})", "autoexp doctor")
         return worktree / edit.path
     assert isinstance(edit, SetConstant)
-    for name in (path for path in _existing(worktree, files.editable, files.frozen) if path.suffix == ".py"):
-        if edit.name in declared(name.read_text(errors="replace")):
-            return name
+    for path in editable:
+        if path.suffix == ".py" and edit.name in declared(path.read_text(errors="replace")):
+            return path
     raise ProposalError(f"no editable file has a constant {edit.name}", "autoexp propose --help")
 
 

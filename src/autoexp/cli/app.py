@@ -1,0 +1,72 @@
+"""The Typer app, and the one place where errors become two lines and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from autoexp.errors import AutoexpError
+
+BUILTINS = ("run",)
+"""Command modules of this folder; they register through the same hook as a plugin's."""
+
+
+def build() -> typer.Typer:
+    """The app with the commands of all plugins, built-ins first."""
+    from autoexp.plugins.manager import plugin_manager
+
+    app = typer.Typer(
+        name="autoexp",
+        help="Research on a program by experiment: propose, train, judge, keep or drop, and go on.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    manager = plugin_manager(f"autoexp.cli.{name}" for name in BUILTINS)
+    for implementation in manager.hook.autoexp_register_commands.get_hookimpls():
+        implementation.function(app)
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from autoexp import __version__
+
+        typer.echo(f"autoexp {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> int:
+    """Run the command line; returns the exit code. Errors are two lines on stderr: what, and the next command."""
+    try:
+        build()()
+    except AutoexpError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return fail(AutoexpError("interrupted", ""), 130)
+    except BrokenPipeError:
+        return 0  # whoever read the output has seen enough
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def fail(error: AutoexpError, code: int | None = None) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"  try: {error.hint}", file=sys.stderr)
+    return error.exit_code if code is None else code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Proposers: what has ideas, one file each."""

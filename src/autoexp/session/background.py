@@ -1,0 +1,97 @@
+"""Sessions that go on by themselves: start one detached, find a live one, ask it to stop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from autoexp.errors import AutoexpError
+from autoexp.runs.journal import read
+from autoexp.runs.state import RunState, replay
+from autoexp.session import requests
+from autoexp.workspace.files import tail
+from autoexp.workspace.locks import held
+from autoexp.workspace.paths import RunPaths, Workspace
+
+ATTACH_SECONDS = 3.0
+"""How long a start waits for news, so that an error of the set-up is seen at once."""
+POLL_SECONDS = 0.02
+
+
+def live(paths: RunPaths) -> bool:
+    """Whether a session works on the run."""
+    return held(paths.lock)
+
+
+def state_of(paths: RunPaths) -> RunState:
+    """The run's state, replayed from its journal. Changes nothing."""
+    return replay(read(paths.journal))
+
+
+def spawn(paths: RunPaths) -> int:
+    """Start a session of its own for the run and return its pid. Returns when it works, or has ended."""
+    before = paths.journal.stat().st_size
+    with paths.output.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "autoexp.session.background", str(paths.folder)],
+            cwd=paths.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + ATTACH_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if paths.journal.stat().st_size > before and state_of(paths).setup_done and not requests.waiting(paths):
+            break
+        time.sleep(POLL_SECONDS)
+    return process.pid
+
+
+def raise_if_failed(paths: RunPaths) -> None:
+    """Raise the error with which the newest session ended, if it has ended with one."""
+    if live(paths):
+        return
+    closed = state_of(paths).closed
+    if closed is None:
+        said = tail(paths.output, 2000).strip().splitlines()
+        raise AutoexpError(f"the session did not start: {said[-1] if said else 'it said nothing'}", f"see {paths.output}")
+    if closed.exit_code:
+        error = AutoexpError(closed.detail, closed.hint)
+        error.exit_code = closed.exit_code
+        raise error
+
+
+def submit(paths: RunPaths, request: requests.Request, wait_seconds: float = 3.0) -> str:
+    """Leave a request and see that somebody takes it in.
+
+    Returns 'taken' (by a live session), 'queued' (a live session is busy and will), or 'idle': nobody works on the run.
+    """
+    path = requests.post(paths, request)
+    deadline = time.monotonic() + wait_seconds
+    while path.exists():
+        if not live(paths):
+            return "idle"
+        if time.monotonic() > deadline:
+            return "queued"
+        time.sleep(POLL_SECONDS)
+    return "taken"
+
+
+def main(folder: Path) -> int:
+    """The detached session."""
+    from autoexp.session.loop import Session
+
+    paths = RunPaths(folder)
+    workspace = Workspace(folder.parents[2])
+    try:
+        Session(workspace, paths, say=lambda line: None).run()
+    except AutoexpError as error:
+        return error.exit_code  # it is in the journal, in runner.log and in status
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))

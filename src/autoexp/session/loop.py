@@ -1,0 +1,282 @@
+"""The only loop: ask what is next, call the stage, append its event, reduce, show."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from autoexp.errors import AutoexpError, Interrupted, RunError, UsageError
+from autoexp.plugins.manager import parts, plugin_manager, versions
+from autoexp.runs import events as ev
+from autoexp.runs.journal import Journal, read
+from autoexp.runs.plan import Step, next_stages, pending
+from autoexp.runs.state import RunState, reduce, replay
+from autoexp.session import requests, views
+from autoexp.session.words import told
+from autoexp.spec.context import Context, pick
+from autoexp.spec.ports import Tracker
+from autoexp.workspace import settings as settings_module
+from autoexp.workspace.locks import Lock
+from autoexp.workspace.paths import RunPaths, Workspace
+from autoexp.workspace.repository import Repository
+
+STAGE_EVENTS: dict[str, tuple[type, ...]] = {
+    "setup": (ev.SetupDone,),
+    "baseline": (ev.BaselineOpened,),
+    "propose": (ev.Proposed,),
+    "apply": (ev.Applied,),
+    "commit": (ev.Committed,),
+    "train": (ev.TrainingStarted, ev.TrainingEnded),
+    "triage": (ev.Triaged,),
+    "record": (ev.Recorded,),
+    "decide": (ev.Decided,),
+}
+SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.25
+"""Seconds between two looks at a training: short at first, so that quick trainings are not slowed down."""
+
+
+class Session:
+    """Works on one run while it holds the run's lock. `say` prints a line for people."""
+
+    def __init__(self, workspace: Workspace, paths: RunPaths, say: Callable[[str], None]) -> None:
+        self.workspace, self.paths, self.say = workspace, paths, say
+        self.stopped_by: str | None = None
+        self.trackers: dict[str, Tracker] = {}
+        self._end_now = False
+
+    def run(self) -> RunState:
+        """Work until the plan is done, stopped or interrupted. Returns the last state.
+
+        Raises RunError when another session works on the run, and whatever AutoexpError ended the work.
+        """
+        while True:
+            lock = Lock(self.paths.lock)
+            if not lock.acquire(wait_seconds=1.0):
+                raise RunError(f"another session works on run {self.paths.run_id}", f"autoexp watch --run-id {self.paths.run_id}")
+            try:
+                with self._signals():
+                    state = self._work()
+            finally:
+                lock.release()
+            # a request that came between the last look and the release would wait for nobody
+            if not requests.waiting(self.paths):
+                return state
+
+    # -- one session ----------------------------------------------------------------------------------------------
+
+    def _work(self) -> RunState:
+        self.state = replay(read(self.paths.journal))  # refuses a newer release's journal before anything is touched
+        self.journal = Journal(self.paths.journal)
+        try:
+            try:
+                self._open()
+                self._loop()
+                self._close(*self._reason())
+            except AutoexpError as error:
+                self._close("interrupted" if isinstance(error, Interrupted) else "error", str(error), error.hint, error.exit_code)
+                raise
+            except Exception as error:
+                self.log(traceback.format_exc(), "ERROR")
+                self._close("error", f"unexpected {type(error).__name__}: {error}", f"see {self.paths.log}", 1)
+                raise
+        finally:
+            self.journal.close()
+        return self.state
+
+    def _open(self) -> None:
+        self.settings = settings_module.load(self.workspace)
+        if self.settings.metric != self.state.metric:
+            raise UsageError(
+                f"the metric was {self.state.metric.name} ({self.state.metric.direction}) when the run began and is now "
+                f"{self.settings.metric.name} ({self.settings.metric.direction})",
+                "put it back, or begin anew: autoexp start",
+            )
+        self.repository = Repository(self.workspace)
+        self.plugins = plugin_manager()
+        options = self.settings
+        self.proposers = parts(self.plugins, "proposers", options.proposers)
+        self.executors = parts(self.plugins, "executors", options.executors)
+        self.rules = parts(self.plugins, "rules", options.rules)
+        self.agents = parts(self.plugins, "agents", options.agent.model_dump())
+        trackers = parts(self.plugins, "trackers", options.trackers)
+        self.trackers = {name: pick(trackers, name, "tracker") for name in options.run.trackers}
+        self.append(ev.SessionOpened(pid=os.getpid(), host=socket.gethostname(), plugins=versions(self.plugins)))
+        self._take_requests(fresh=True)
+        for names, name, kind in (
+            (self.proposers, self.state.plan.proposer, "proposer"),
+            (self.executors, self.state.plan.executor, "executor"),
+            (self.rules, self.state.plan.rule, "decision rule"),
+        ):
+            pick(names, name, kind)
+        views.write_results(self.workspace, self.paths, self.state, self.log)
+        if self.state.setup_done:
+            self._move_branch()
+
+    def _loop(self) -> None:
+        wait = SHORTEST_WAIT
+        while True:
+            self._take_requests(fresh=False)
+            if self.stopped_by is not None:
+                raise Interrupted(f"stopped by {self.stopped_by}", f"autoexp resume --run-id {self.paths.run_id}")
+            if self._end_now:
+                self._kill_jobs()
+                return
+            steps = next_stages(self.state, self.state.plan)
+            if not steps:
+                return
+            try:
+                progress = any(self._step(step) for step in steps)
+            except Interrupted:
+                if self.stopped_by is not None or not self._asked_to_end():
+                    raise
+                continue  # `stop --now` came in the middle of a stage: it is taken in above
+            if progress:
+                wait = SHORTEST_WAIT
+            else:
+                time.sleep(wait)
+                wait = min(wait * 1.3, LONGEST_WAIT)
+
+    def _step(self, step: Step) -> bool:
+        """Do one step; False when its stage has nothing to tell yet."""
+        if step.skip:
+            self.append(ev.StageSkipped(iteration=step.iteration, stage=step.stage))
+            return True
+        event = getattr(self.plugins.hook, f"autoexp_{step.stage}")(state=self.state, context=self._context(step))
+        if event is None:
+            return False
+        if not isinstance(event, STAGE_EVENTS[step.stage]):
+            wanted = " or ".join(kind.__name__ for kind in STAGE_EVENTS[step.stage])
+            raise UsageError(f"stage {step.stage} returned {type(event).__name__} instead of {wanted}", "autoexp plugins")
+        self.append(event)
+        if isinstance(event, ev.Decided) and event.iteration == 0 and event.decision == "crash":
+            raise AutoexpError(
+                f"the unchanged program does not train: {event.why}",
+                f"mend it and commit, then: autoexp start (log: {self.paths.attempt(0, 1) / 'train.log'})",
+            )
+        return True
+
+    def append(self, event: ev.Event) -> None:
+        """Into the journal, into the state, then to all who look on."""
+        after = reduce(self.state, event)
+        self.journal.append(event)
+        self.state = after
+        self.log(told(event))
+        views.write_state(self.paths, self.state, self.journal.size)
+        if isinstance(event, ev.Recorded | ev.Decided):
+            views.write_results(self.workspace, self.paths, self.state, self.log)
+        if isinstance(event, ev.SetupDone) or (isinstance(event, ev.Decided) and event.decision == "keep"):
+            self._move_branch()
+        for name, tracker in self.trackers.items():
+            try:
+                tracker.track(event, self.state)
+            except Exception as error:  # a third party's code; a tracker never stops a run
+                self.log(f"tracker {name}: {error!r}", "WARNING")
+
+    def _context(self, step: Step) -> Context:
+        return Context(
+            iteration=step.iteration,
+            attempt=step.attempt,
+            plan=self.state.plan,
+            settings=self.settings,
+            workspace=self.workspace,
+            paths=self.paths,
+            repository=self.repository,
+            proposers=self.proposers,
+            executors=self.executors,
+            rules=self.rules,
+            agents=self.agents,
+            log=self.log,
+            note=lambda text, key: self._note(text, key, step.iteration),
+            stop=lambda: self.stopped_by is not None or self._asked_to_end(),
+        )
+
+    # -- the small parts ------------------------------------------------------------------------------------------
+
+    def _note(self, text: str, key: str, iteration: int | None = None) -> None:
+        if any(note.key == key for note in self.state.notes):
+            self.log(f"note: {text}")
+        else:
+            self.append(ev.Noted(text=text[:4000], key=key[:200], iteration=iteration))
+
+    def _move_branch(self) -> None:
+        if why := views.move_branch(self.repository, self.state):
+            self._note(why, f"branch-{why}")
+
+    def _take_requests(self, fresh: bool) -> None:
+        for name, request, path in requests.waiting(self.paths):
+            if name not in self.state.requests:
+                self._end_now = request.kind == "stop" and request.now
+                if request.kind == "stop":
+                    self.append(ev.StopRequested(request=name))
+                else:
+                    plan = requests.planned(self.state.plan, request, self.state.completed, fresh)
+                    self.append(ev.PlanMade(plan=plan, request=name))
+                    fresh = False
+            path.unlink(missing_ok=True)
+
+    def _asked_to_end(self) -> bool:
+        return any(request.kind == "stop" and request.now for _, request, _ in requests.waiting(self.paths))
+
+    def _kill_jobs(self) -> None:
+        for iteration in self.state.open.values():
+            if iteration.job is not None and iteration.stage == "train":
+                self.log(f"ending the training of iteration {iteration.number}")
+                pick(self.executors, self.state.plan.executor, "executor").kill(self.paths.folder / iteration.job.folder)
+
+    def _reason(self) -> tuple[str, str]:
+        left = pending(self.state, self.state.plan)
+        if self._end_now or self.state.stopping:
+            return "stopped", "on request"
+        if left:
+            return "pending", "not selected: " + ", ".join(left)
+        return "done", f"{self.state.completed} iterations"
+
+    def _close(self, reason: str, detail: str = "", hint: str = "", exit_code: int = 0) -> None:
+        with suppress(AutoexpError):  # a full disk: the journal then ends without a farewell, and status says so
+            self.append(ev.SessionClosed(reason=reason, detail=detail[:2000], hint=hint, exit_code=exit_code))
+
+    def log(self, text: str, level: str = "INFO") -> None:
+        """A line in runner.log and for `say`. Neither can stop a run: the journal is the truth."""
+        line = f"[{time.strftime('%Y-%m-%dT%H:%M:%S')}] [{level}] {text}"
+        with suppress(OSError), self.paths.log.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(line + "\n")
+        self.say(line)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP stop the session at the next safe point. Trainings go on under their keepers."""
+
+        def asked(number: int, frame: FrameType | None) -> None:
+            self.stopped_by = signal.Signals(number).name
+
+        before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def printer() -> Callable[[str], None]:
+    """Prints lines until standard output goes away (`| head`, a closed terminal); the run goes on without it."""
+    gone = False
+
+    def say(line: str) -> None:
+        nonlocal gone
+        if gone:
+            return
+        try:
+            print(line.encode(errors="replace").decode(sys.stdout.encoding or "utf-8", "replace"), flush=True)
+        except (OSError, UnicodeError, ValueError):
+            gone = True
+            with suppress(OSError):  # the interpreter flushes once more at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return say

@@ -1,0 +1,54 @@
+"""Requests to a run: files that whoever holds the run's lock takes in, each exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from autoexp.runs.records import Plan, Record
+from autoexp.workspace.files import write_atomic
+from autoexp.workspace.paths import RunPaths
+
+
+class Request(Record):
+    """More work (`loops` more, with these changes of the plan), or an end to it."""
+
+    kind: Literal["resume", "stop"]
+    loops: int | None = None
+    changes: dict[str, Any] = {}
+    now: bool = False
+    """For a stop: end the trainings too."""
+
+
+def post(paths: RunPaths, request: Request) -> Path:
+    """Leave a request; the path disappears when it is taken in."""
+    path = paths.requests / f"{time.time_ns():020d}-{os.getpid()}.json"
+    write_atomic(path, request.model_dump_json() + "\n")
+    return path
+
+
+def waiting(paths: RunPaths) -> list[tuple[str, Request, Path]]:
+    """(name, request, path) of what waits, the oldest first."""
+    try:
+        names = sorted(name for name in os.listdir(paths.requests) if name.endswith(".json"))
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        path = paths.requests / name
+        try:
+            found.append((name, Request.model_validate(json.loads(path.read_bytes())), path))
+        except (OSError, ValueError):
+            path.unlink(missing_ok=True)  # never written by us: we rename whole files into place
+    return found
+
+
+def planned(plan: Plan, request: Request, completed: int, fresh: bool) -> Plan:
+    """The plan after a request: `loops` more than are completed, or, in a session at work, more than were planned."""
+    target = plan.target
+    if request.loops is not None:
+        target = (completed if fresh else max(target, completed)) + request.loops
+    return Plan.model_validate({**plan.model_dump(), **request.changes, "target": target})

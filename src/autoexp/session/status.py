@@ -1,0 +1,229 @@
+"""What is going on in a run, for people and programs. Reads; changes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from autoexp.runs.state import RunState
+from autoexp.session import views
+from autoexp.session.background import live, state_of
+from autoexp.workspace.inbox import queued
+from autoexp.workspace.paths import RunPaths
+from autoexp.workspace.report import LOG_FILE, progress
+
+Phase = Literal["setup", "baseline", "loop", "done"]
+
+
+class Progress(BaseModel):
+    """Of the training in flight, as the trainer reports it; None where it does not."""
+
+    model_config = ConfigDict(extra="forbid")
+    step: int | None = None
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    elapsed_seconds: float | None = None
+    budget_seconds: float | None = None
+    fraction: float | None = None
+
+
+class InProgress(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    iteration: int
+    stage: str
+    attempt: int
+    description: str
+    progress: Progress | None = None
+
+
+class BestSoFar(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    iteration: int
+    commit: str
+    metric: float
+    description: str
+    gain: float | None = None
+    """Against the baseline; positive is better."""
+
+
+class Paths(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    run: str
+    journal: str
+    state: str
+    log: str
+    results: str
+    train_log: str | None = None
+    next_proposal: str
+
+
+class Status(BaseModel):
+    """The schema of `autoexp status --json`; fields are added, never renamed."""
+
+    model_config = ConfigDict(extra="forbid")
+    run_id: str
+    branch: str
+    live: bool
+    """Whether a session works on the run right now."""
+    pid: int | None
+    phase: Phase
+    waiting_on: str
+    """What is being done, or what would have to happen next, in words."""
+    setup_done: bool
+    baseline_done: bool
+    iterations_completed: int
+    target: int
+    counts: dict[str, int]
+    metric: str
+    direction: str
+    baseline_metric: float | None
+    best: BestSoFar | None
+    best_val_bpb: float | None
+    """The best metric, whatever its name, under the ancestor's key."""
+    kept_commit: str | None
+    in_progress: list[InProgress]
+    eta_seconds: float | None
+    """Until the target is reached, by the median of the trials so far."""
+    ended: str | None
+    """How the last session ended, when none is live."""
+    hint: str | None
+    queued: int
+    """Proposals of people that wait."""
+    notes: list[str]
+    paths: Paths
+
+
+def status(paths: RunPaths) -> Status:
+    """The run's status. Raises JournalError when its journal cannot be read."""
+    state, summary = _state(paths)
+    alive = live(paths)
+    working = [_in_progress(paths, state, number) for number in sorted(state.open)]
+    baseline = summary["baseline"]["metric"] if summary["baseline"] else None
+    return Status(
+        run_id=state.run_id,
+        branch=state.branch,
+        live=alive,
+        pid=state.session.pid if alive and state.session else None,
+        phase=_phase(state, summary),
+        waiting_on=_waiting_on(state, summary, alive, working),
+        setup_done=state.setup_done,
+        baseline_done=state.baseline_closed,
+        iterations_completed=summary["iterations_completed"],
+        target=state.plan.target,
+        counts=summary["counts"],
+        metric=state.metric.name,
+        direction=state.metric.direction,
+        baseline_metric=baseline,
+        best=_best(state, summary, baseline),
+        best_val_bpb=state.best.metric if state.best else None,
+        kept_commit=state.best.commit if state.best else None,
+        in_progress=working,
+        eta_seconds=_eta(state, summary, working) if alive else None,
+        ended=_ended(state, alive),
+        hint=(state.closed.hint or None) if state.closed and not alive else None,
+        queued=len(queued(paths)) + paths.override.exists(),
+        notes=[note.text for note in state.notes],
+        paths=Paths(
+            run=str(paths.folder),
+            journal=str(paths.journal),
+            state=str(paths.state),
+            log=str(paths.log),
+            results=str(paths.results),
+            train_log=_train_log(paths, state),
+            next_proposal=str(paths.override),
+        ),
+    )
+
+
+def _state(paths: RunPaths) -> tuple[RunState, dict[str, Any]]:
+    """From state.json when it is as new as the journal (quick in a long run), else from the journal itself."""
+    try:
+        summary = json.loads(paths.state.read_bytes())
+        if summary["journal_bytes"] == paths.journal.stat().st_size:
+            fields = {name: value for name, value in summary.items() if name in RunState.model_fields}
+            return RunState.model_validate(fields), summary
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a view: missing, torn, edited or of another release
+    state = state_of(paths)
+    return state, views.summary(state)
+
+
+def _phase(state: RunState, summary: dict[str, Any]) -> Phase:
+    if not state.setup_done:
+        return "setup"
+    if not state.baseline_closed:
+        return "baseline"
+    return "done" if not state.open and summary["iterations_completed"] >= state.plan.target else "loop"
+
+
+def _in_progress(paths: RunPaths, state: RunState, number: int) -> InProgress:
+    iteration = state.open[number]
+    known = None
+    if iteration.stage == "train" and iteration.job is not None:
+        fields = progress(paths.folder / iteration.job.folder)
+        if fields:
+            known = Progress(
+                step=fields.get("step"),
+                loss=fields.get("loss"),
+                tokens_per_second=fields.get("tokens_per_second"),
+                elapsed_seconds=fields.get("elapsed"),
+                budget_seconds=fields.get("budget"),
+                fraction=fields.get("progress"),
+            )
+    description = iteration.proposal.description if iteration.proposal else ("baseline" if number == 0 else "")
+    return InProgress(iteration=number, stage=iteration.stage, attempt=iteration.attempt, description=description, progress=known)
+
+
+def _waiting_on(state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]) -> str:
+    if not alive:
+        if working:
+            return f"nobody: iteration {working[0].iteration} stands at {working[0].stage}; autoexp resume goes on"
+        if not state.setup_done:
+            return "nobody: the set-up is not done; autoexp resume goes on"
+        if summary["iterations_completed"] < state.plan.target:
+            return "nobody: autoexp resume goes on"
+        return "nothing: the target is reached; autoexp resume --loops N does more"
+    if not working:
+        return "setup" if not state.setup_done else ("baseline" if not state.baseline_closed else "a proposal")
+    words = []
+    for item in working:
+        name = f"iteration {item.iteration}" if item.iteration else "baseline"
+        done = f" {item.progress.fraction:.0%}" if item.progress and item.progress.fraction is not None else ""
+        words.append(f"{name}: {item.stage}{done}")
+    return ", ".join(words)
+
+
+def _best(state: RunState, summary: dict[str, Any], baseline: float | None) -> BestSoFar | None:
+    if state.best is None:
+        return None
+    gain = None
+    if baseline is not None:
+        gain = baseline - state.best.metric if state.metric.direction == "min" else state.best.metric - baseline
+    return BestSoFar(**state.best.model_dump(), description=(summary.get("best_trial") or {}).get("description", ""), gain=gain)
+
+
+def _eta(state: RunState, summary: dict[str, Any], working: list[InProgress]) -> float | None:
+    seconds = summary.get("typical_seconds") or next(
+        (w.progress.budget_seconds for w in working if w.progress and w.progress.budget_seconds), None
+    )
+    left = state.plan.target - summary["iterations_completed"] + (0 if state.baseline_closed else 1)
+    if seconds is None or left <= 0:
+        return None
+    done = max((w.progress.fraction or 0.0 for w in working if w.progress), default=0.0)
+    return round((left - done) * seconds / state.plan.workers, 1)
+
+
+def _ended(state: RunState, alive: bool) -> str | None:
+    if alive:
+        return None
+    if state.closed is None:
+        return "the session was killed" if state.session else "no session yet"
+    return state.closed.reason + (f": {state.closed.detail}" if state.closed.detail else "")
+
+
+def _train_log(paths: RunPaths, state: RunState) -> str | None:
+    jobs = [iteration.job for iteration in state.open.values() if iteration.job is not None]
+    return str(paths.folder / jobs[-1].folder / LOG_FILE) if jobs else None
+

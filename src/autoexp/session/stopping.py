@@ -1,0 +1,31 @@
+"""Stop a run, live or not."""
+
+from __future__ import annotations
+
+import time
+
+from autoexp.executors.local import Local
+from autoexp.session import requests
+from autoexp.session.background import live, state_of, submit
+from autoexp.workspace.paths import RunPaths
+
+END_SECONDS = 20.0
+
+
+def stop_run(paths: RunPaths, now: bool) -> str:
+    """Ask the live session to stop; with `now`, also end the trainings of a run that has none. Returns what was done."""
+    state = state_of(paths)
+    if live(paths):
+        taken = submit(paths, requests.Request(kind="stop", now=now))
+        deadline = time.monotonic() + END_SECONDS
+        while now and live(paths) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not live(paths):
+            return "stopped"
+        return "stopping: no new iteration will begin" if taken == "taken" else "the run is busy and will stop after this stage"
+    jobs = [iteration.job for iteration in state.open.values() if iteration.job and iteration.stage == "train"]
+    if now and jobs and state.plan.executor == "local":
+        for job in jobs:
+            Local().kill(paths.folder / job.folder)
+        return f"no session was live; ended {len(jobs)} training" + ("s" if len(jobs) > 1 else "")
+    return "no session is live"

@@ -1,0 +1,96 @@
+"""What is rebuilt from the journal: state.json, results.tsv here and in the workspace, the best ref, the run branch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, get_args
+
+from autoexp.runs.records import Decision, Trial
+from autoexp.runs.state import RunState
+from autoexp.workspace.files import write_atomic
+from autoexp.workspace.paths import RunPaths, Workspace
+from autoexp.workspace.repository import Repository, refs
+
+HEADER = ("commit", "{metric}", "memory_gb", "status", "description")
+DESCRIPTION_LIMIT = 200
+
+
+def results(state: RunState) -> str:
+    """The table in the reference's five columns; a recorded trial that waits for its decision is 'pending'."""
+    rows = ["\t".join(HEADER).format(metric=state.metric.name)]
+    pending = [iteration.trial for _, iteration in sorted(state.open.items()) if iteration.trial is not None]
+    rows += [_row(trial) for trial in (*state.trials, *pending)]
+    return "\n".join(rows) + "\n"
+
+
+def _row(trial: Trial) -> str:
+    text = " ".join("".join(char if char.isprintable() else " " for char in trial.description).split())
+    status = trial.decision or "pending"
+    status = "discard" if status == "inconclusive" else status  # the reference knows three words
+    number = trial.metric if trial.metric is not None else 0.0
+    return f"{trial.commit[:7]}\t{number:.6f}\t{trial.memory_gb:.1f}\t{status}\t{text[:DESCRIPTION_LIMIT]}"
+
+
+def summary(state: RunState) -> dict[str, Any]:
+    """What is said of the trials instead of the trials themselves: there may be thousands."""
+    decisions = Counter(trial.decision for trial in state.trials if trial.iteration)
+    best = next((t for t in reversed(state.trials) if state.best and t.iteration == state.best.iteration), None)
+    seconds = [trial.seconds for trial in state.trials[-20:] if trial.seconds]
+    return {
+        "iterations_completed": state.completed,
+        "counts": {name: decisions[name] for name in get_args(Decision)},
+        "baseline": _brief(state.trials[0]) if state.trials and state.trials[0].iteration == 0 else None,
+        "best_trial": _brief(best) if best else None,
+        "last_trials": [_brief(trial) for trial in state.trials[-3:]],
+        "typical_seconds": round(median(seconds), 1) if seconds else None,
+    }
+
+
+def _brief(trial: Trial) -> dict[str, Any]:
+    return trial.model_dump(mode="json", exclude={"constants"})
+
+
+def write_state(paths: RunPaths, state: RunState, journal_bytes: int) -> None:
+    """state.json: the state without its trials, which the journal and results.tsv hold, and the journal's length."""
+    fields = {**state.model_dump(mode="json", exclude={"trials"}), **summary(state), "journal_bytes": journal_bytes}
+    write_atomic(paths.state, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_results(workspace: Workspace, paths: RunPaths, state: RunState, say: Callable[[str], None]) -> None:
+    """Both tables. A workspace table with rows of another origin, or edited by hand, is put aside first, not lost."""
+    text = results(state)
+    old = workspace.results.read_bytes() if workspace.results.is_file() else b""
+    if old.strip() and old != text.encode() and not _ours(old, workspace):
+        copy = _free(paths.folder)
+        write_atomic(copy, old)
+        say(f"results.tsv was edited or is from elsewhere: a copy is in {copy}")
+    if old != text.encode():
+        write_atomic(workspace.results, text)
+    if not paths.results.is_file() or paths.results.read_text() != text:
+        write_atomic(paths.results, text)
+
+
+def _ours(old: bytes, workspace: Workspace) -> bool:
+    """Whether every row stands in the table of some run."""
+    known = b"\n".join(file.read_bytes() for file in workspace.runs.glob("*/results.tsv"))
+    rows = set(known.split(b"\n"))
+    return all(row in rows for row in old.split(b"\n"))
+
+
+def _free(folder: Path) -> Path:
+    number = 1
+    while (copy := folder / f"results.edited-{number}.tsv").exists():
+        number += 1
+    return copy
+
+
+def move_branch(repository: Repository, state: RunState) -> str:
+    """Point the best ref and the run branch at the best. Returns why the branch could not be moved, or ''."""
+    best = f"{refs(state.run_id)}/best"
+    repository.hold(best, state.tip)
+    why = repository.advance(state.branch, state.tip)
+    return f"{why}: it stays where it is; the best is {best} (git merge --ff-only {best})" if why else ""

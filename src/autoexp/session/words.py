@@ -1,0 +1,56 @@
+"""Events in words, one line each, for runner.log and the terminal."""
+
+from __future__ import annotations
+
+from autoexp.runs import events as ev
+
+
+def told(event: ev.Event) -> str:
+    """What happened, in one line."""
+    match event:
+        case ev.RunCreated():
+            return f"run {event.run_id} created: branch {event.branch}, base {event.base[:7]}, seed {event.seed}"
+        case ev.PlanMade():
+            plan = event.plan
+            return f"plan: stages {','.join(plan.stages)}; iterations up to {plan.target}; proposer {plan.proposer}; rule {plan.rule}"
+        case ev.StopRequested():
+            return "stop requested: no new iteration will be opened"
+        case ev.SessionOpened():
+            return f"session opened: pid {event.pid} on {event.host}"
+        case ev.SessionClosed():
+            return f"session closed: {event.reason}" + (f": {event.detail}" if event.detail else "")
+        case ev.SetupDone():
+            return "setup: done"
+        case ev.StageSkipped():
+            return f"{_number(event.iteration)} {event.stage}: skipped, it is not selected"
+        case ev.BaselineOpened():
+            return f"baseline: {event.commit[:7]}, the unchanged program"
+        case ev.Proposed():
+            return f"{_number(event.iteration)} propose: {_short(event.proposal.description)} ({event.proposer})"
+        case ev.Applied():
+            return f"{_number(event.iteration)} apply: {event.status}: {_short(event.summary)}"
+        case ev.Committed():
+            return f"{_number(event.iteration)} commit: {event.commit[:7]}"
+        case ev.TrainingStarted():
+            return f"{_number(event.iteration)} train: started, attempt {event.attempt}, in {event.folder}"
+        case ev.TrainingEnded():
+            result = event.outcome
+            number = f"{result.metric:.6f}" if result.metric is not None else _short(result.reason)
+            return f"{_number(event.iteration)} train: {result.status}: {number}"
+        case ev.Triaged():
+            return f"{_number(event.iteration)} triage: {event.action}" + (f": {_short(event.reason)}" if event.reason else "")
+        case ev.Recorded():
+            return f"{_number(event.trial.iteration)} record: {event.trial.status}"
+        case ev.Decided():
+            return f"{_number(event.iteration)} decide: {event.decision}: {_short(event.why)}"
+        case ev.Noted():
+            return f"note: {_short(event.text, 500)}"
+
+
+def _number(iteration: int) -> str:
+    return f"iteration {iteration}" if iteration else "baseline"
+
+
+def _short(text: str, limit: int = 160) -> str:
+    flat = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -1,0 +1,1 @@
+"""Trackers: they look on while a run goes on, and cannot stop it."""

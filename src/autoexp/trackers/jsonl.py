@@ -1,0 +1,28 @@
+"""`jsonl`: one line for each decided trial, appended to a file outside the run. Options: path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autoexp.runs.events import Decided, Event
+from autoexp.runs.state import RunState
+from autoexp.spec.markers import hookimpl
+from autoexp.spec.ports import Tracker
+
+
+class JsonLines:
+    def __init__(self, path: str = "trials.jsonl") -> None:
+        self.path = Path(path).expanduser()
+
+    def track(self, event: Event, state: RunState) -> None:
+        """Append the trial that was just decided."""
+        if isinstance(event, Decided):
+            with self.path.open("a") as file:
+                file.write(state.trials[-1].model_dump_json() + "\n")
+
+
+@hookimpl
+def autoexp_register_trackers(register: Callable[[str, Tracker], None], options: dict[str, dict[str, Any]]) -> None:
+    register("jsonl", JsonLines(**options.get("jsonl", {})))

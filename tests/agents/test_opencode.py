@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoexp.agents.opencode import OpenCode, autoexp_register_agents
+from autoexp.errors import AgentError, Interrupted, PreconditionError
+
+Program = Callable[..., Path]
+
+
+def never() -> bool:
+    return False
+
+
+def ask(tmp_path: Path, prompt: str = "hello", cwd: Path | None = None, **options: Any) -> str:
+    return OpenCode({"timeout_seconds": 120, **options}).ask(prompt, cwd or tmp_path, tmp_path / "transcript", never)
+
+
+def meta(tmp_path: Path, call: int = 1) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tmp_path / "transcript" / f"{call:03d}" / "meta.json").read_text())
+    return found
+
+
+EVENTS = r"""
+print("a line that is no JSON")
+print('["an array"]', "5", '"text"', "null", sep="\n")
+print('{"type": "text", "part": "not an object"}')
+print('{"type": "text", "part": {"text": 5}}')
+print('{"type": "text", "part": {"text": "I will look."}}')
+print('{"type": "tool_use", "part": {"tool": "read"}}')
+print('{"torn": ')
+print("{" * 100000)
+print('{"type": "text", "part": {"text": "Done. {\\"status\\": \\"applied\\"}"}}')
+"""
+
+
+def test_text_events_are_joined_and_all_else_passed_over(tmp_path: Path, program: Program) -> None:
+    program(EVENTS)
+    assert ask(tmp_path) == 'I will look.\nDone. {"status": "applied"}'
+
+
+def test_the_command_line(tmp_path: Path, program: Program) -> None:
+    program('print(json.dumps({"type": "text", "part": {"text": " ".join(sys.argv[1:]) + "|" + sys.stdin.read()}}))')
+    assert ask(tmp_path, "the prompt", args=("--model", "a/b")) == (
+        "run --format json --title autoexp --model a/b|the prompt"
+    )
+
+
+def test_an_error_event_is_an_error_whatever_the_exit_code(tmp_path: Path, program: Program) -> None:
+    program("""print('{"type": "error", "error": {"name": "APIError", "data": {"message": "no such model"}}}')""")
+    with pytest.raises(AgentError, match="no such model"):
+        ask(tmp_path)
+    program("""print('{"type": "error", "error": "odd"}'); sys.exit(1)""")
+    with pytest.raises(AgentError, match="odd"):
+        ask(tmp_path)
+
+
+def test_a_failure_is_told_by_the_last_line_of_stderr(tmp_path: Path, program: Program) -> None:
+    program('print("first\\nlast words\\n\\n", file=sys.stderr); sys.exit(1)')
+    with pytest.raises(AgentError, match="exit code 1: last words"):
+        ask(tmp_path)
+    assert meta(tmp_path)["code"] == 1
+
+
+def test_running_out_of_time(tmp_path: Path, program: Program) -> None:
+    program("time.sleep(600)")
+    with pytest.raises(AgentError, match="no answer in 0.5 seconds"):
+        ask(tmp_path, timeout_seconds=0.5)
+    assert meta(tmp_path)["how"] == "timeout"
+
+
+def test_being_stopped(tmp_path: Path, program: Program) -> None:
+    program("time.sleep(600)")
+    with pytest.raises(Interrupted):
+        OpenCode({}).ask("", tmp_path, tmp_path / "transcript", lambda: True)
+    assert meta(tmp_path)["how"] == "stopped"
+
+
+def test_not_being_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert OpenCode({}).available() == "opencode is not on PATH"
+    with pytest.raises(PreconditionError) as caught:
+        ask(tmp_path)
+    assert "npm install" in caught.value.hint
+
+
+def test_transcripts_keep_every_call_and_no_secret(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "sk-very-secret-1")
+    program(
+        """
+        secret = os.environ["SOME_API_KEY"]
+        print(secret, file=sys.stderr)
+        print(json.dumps({"type": "text", "part": {"text": "answer " + secret}}))
+        """
+    )
+    assert OpenCode({}).available() is None
+    ask(tmp_path, "first sk-very-secret-1", args=["--x", "sk-very-secret-1"])
+    ask(tmp_path, "second")
+    folder = tmp_path / "transcript"
+    assert (folder / "001" / "prompt.txt").read_text() == "first [redacted]"
+    assert (folder / "002" / "prompt.txt").read_text() == "second"
+    assert meta(tmp_path)["code"] == 0 and meta(tmp_path)["seconds"] > 0
+    assert "answer [redacted]" in (folder / "001" / "stdout.txt").read_text()
+    assert all("sk-very-secret-1" not in path.read_text() for path in folder.rglob("*.*"))
+
+
+def test_registration() -> None:
+    found: dict[str, Any] = {}
+    autoexp_register_agents(register=found.__setitem__, options={"timeout_seconds": 5.0, "args": ("-m", "x")})
+    assert found["opencode"].timeout_seconds == 5.0
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "train.py").write_text("LR = 0.1\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(folder)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["worktree", "add", "-q", "runs/tree"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    return folder
+
+
+def edit(path: Path) -> tuple[str, dict[str, Any]]:
+    return "edit", {"filePath": str(path), "oldString": "LR = 0.1", "newString": "LR = 0.3"}
+
+
+def read(path: Path) -> tuple[str, dict[str, Any]]:
+    return "read", {"filePath": str(path)}
+
+
+def test_the_real_opencode_edits_a_worktree(opencode: Any, checkout: Path, tmp_path: Path) -> None:
+    tree = checkout / "runs" / "tree"
+    opencode.script = [read(tree / "train.py"), edit(tree / "train.py"), 'Done.\n{"status": "applied"}']
+    assert ask(tmp_path, "Apply this: 42", tree) == 'Done.\n{"status": "applied"}'
+    assert "Apply this: 42" in json.dumps(opencode.asked[0])
+    assert (tree / "train.py").read_text() == "LR = 0.3\n"
+    assert (checkout / "train.py").read_text() == "LR = 0.1\n"
+
+
+def test_the_real_opencode_edits_nothing_around_a_folder_that_is_no_worktree(
+    opencode: Any, checkout: Path, tmp_path: Path
+) -> None:
+    folder = checkout / "runs" / "0001"
+    folder.mkdir()
+    bash = ("bash", {"command": f"echo broken > {checkout}/train.py", "description": "edit"})
+    opencode.script = [read(checkout / "train.py"), edit(checkout / "train.py"), bash, "I could not."]
+    assert ask(tmp_path, "Propose", folder) == "I could not."
+    assert (checkout / "train.py").read_text() == "LR = 0.1\n"
+    offered = {tool["function"]["name"] for tool in opencode.asked[0]["tools"]}
+    assert "read" in offered and not {"edit", "write", "bash"} & offered
+
+
+def test_the_real_opencode_tells_what_the_model_refused(opencode: Any, checkout: Path, tmp_path: Path) -> None:
+    opencode.status = 400
+    with pytest.raises(AgentError, match="the model is tired"):
+        ask(tmp_path, cwd=checkout)
+
+
+def test_the_real_opencode_leaves_no_tool_running(opencode: Any, checkout: Path, tmp_path: Path) -> None:
+    """It runs tools in sessions of their own, so a signal to its group would miss this one."""
+    began = tmp_path / "began"
+    opencode.script = [("bash", {"command": f"echo $$ > {began}; exec sleep 600", "description": "wait"})]
+    agent = OpenCode({"timeout_seconds": 120})
+    with pytest.raises(Interrupted):
+        agent.ask("run it", checkout, tmp_path / "transcript", lambda: began.exists() and began.read_text() != "")
+    stat = Path(f"/proc/{began.read_text().strip()}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
