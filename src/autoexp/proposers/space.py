@@ -15,11 +15,13 @@ from autoexp.workspace.constants import Declared, declared
 from autoexp.workspace.repository import Repository
 from autoexp.workspace.settings import Files
 
-LEFT_ALONE = frozenset(
-    "SEED SEEDS RANDOM TIME TIMEOUT BUDGET SECONDS MINUTES HOURS PATH DIR FILE URL HOST PORT VOCAB SEQ SEQUENCE CONTEXT "
-    "EVAL VAL TEST DEVICES GPUS WORLD RANK WORKERS THREADS COUNT FLOPS PEAK VERSION EPS EPSILON LOG PRINT EVERY INTERVAL "
-    "SAVE CHECKPOINT DEBUG VERBOSE CLASSES DTYPE EPOCHS EPOCH ITERS ITERATIONS".split()
-)
+LEFT_ALONE = {
+    "SEED", "SEEDS", "RANDOM", "TIME", "TIMEOUT", "BUDGET", "SECONDS", "MINUTES", "HOURS", "PATH", "DIR", "FILE",
+    "URL", "HOST", "PORT", "VOCAB", "SEQ", "SEQUENCE", "CONTEXT", "EVAL", "VAL", "TEST", "DEVICES", "GPUS",
+    "WORLD", "RANK", "WORKERS", "THREADS", "COUNT", "FLOPS", "PEAK", "VERSION", "EPS", "EPSILON", "LOG", "PRINT",
+    "EVERY", "INTERVAL", "SAVE", "CHECKPOINT", "DEBUG", "VERBOSE", "CLASSES", "DTYPE", "EPOCHS", "EPOCH", "ITERS",
+    "ITERATIONS",
+}
 """Words in the names of constants that are no part of the experiment, or that would move its goal posts."""
 LENGTHS = frozenset({"STEPS", "NUM_STEPS", "N_STEPS", "MAX_STEPS", "TOTAL_STEPS", "TRAIN_STEPS"})
 """How long to train: the budget's business."""
@@ -177,9 +179,9 @@ def _imagined(name: str, path: str, value: Constant) -> Axis | None:
     if isinstance(value, int):
         if value < 1:
             return None
-        low, high = max(1, value // 2), max(value * 2, 2)
         binary = _power(value) and (value >= 16 or bool(words & {"BATCH", "DIM", "HEADS", "HEAD", "WIDTH", "CHANNELS"}))
-        return _integers(name, path, low, high, log=value > FINE, binary=binary, multiple=min(64, value & -value))
+        multiple = min(64, value & -value)  # a width of 768 stays a multiple of 64
+        return _integers(name, path, max(1, value // 2), 2 * value, log=value > FINE, binary=binary, multiple=multiple)
     if value == 0.0:
         return _floats(name, path, 0.0, 0.2, log=False)
     if value < 0.0:
