@@ -13,15 +13,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("tiktoken")
-pytest.importorskip("rustbpe")
+import torch
 
 from autoexp.model import prepare, profiles
 from autoexp.model.console import Progress
 from autoexp.model.datasets import Bundled
 
+torch.set_num_threads(1)  # tests share their cores, and torch's threads wait for each other
 SOURCE = Path(profiles.__file__).parents[2]
 TINY = dataclasses.replace(profiles.CPU, vocab_size=300, seq_len=32, eval_tokens=2048)
 

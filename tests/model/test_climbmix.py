@@ -93,7 +93,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(server: Server, cache: Path, *more: str) -> int:
     return main(
-        ["--dataset", "climbmix", "--profile", "cpu", "--shards", "2", "--url", server.url, "--cache", str(cache), *more]
+        [
+            "--dataset",
+            "climbmix",
+            "--profile",
+            "cpu",
+            "--shards",
+            "2",
+            "--url",
+            server.url,
+            "--cache",
+            str(cache),
+            *more,
+        ]
     )
 
 
@@ -165,7 +177,9 @@ def test_shards_of_the_reference_are_used_where_they_lie(server: Server, cache: 
     assert server.requests == [] and not (cache / "climbmix").exists()
 
 
-def test_what_is_not_there_is_told_in_two_lines(server: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_there_is_told_in_two_lines(
+    server: Server, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     del server.files["shard_00001.parquet"]
     assert run(server, cache) == 3
     error = capsys.readouterr().err.splitlines()

@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(Missing, match="nowhere"):
         OwnText(tmp_path / "nowhere", 400).fingerprint()
     (tmp_path / "image.png").write_bytes(b"\x89PNG")
-    with pytest.raises(BadInput, match="no .txt"):
+    with pytest.raises(BadInput, match=r"no \.txt"):
         OwnText(tmp_path, 400).fingerprint()
     (tmp_path / "bad.jsonl").write_text('{"body": 1}\n')
     with pytest.raises(BadInput, match=r"bad\.jsonl"):

@@ -64,7 +64,9 @@ def test_second_time_changes_nothing(uninterrupted: Path, big_text: Path) -> Non
 
 
 @pytest.mark.parametrize("moment", [".tokenizer.json.*", ".train.rows.*", "train.rows"])
-def test_killed_and_started_again_gives_the_same(tmp_path: Path, big_text: Path, uninterrupted: Path, moment: str) -> None:
+def test_killed_and_started_again_gives_the_same(
+    tmp_path: Path, big_text: Path, uninterrupted: Path, moment: str
+) -> None:
     arguments = (*PREPARE, "--dataset", big_text)
     killed = subprocess.Popen(
         [sys.executable, *map(str, arguments)], env=environment(AUTOEXP_CACHE=tmp_path), stdout=subprocess.DEVNULL

@@ -40,7 +40,11 @@ class FakeClock:
 
 def trial_in_process(tiny_data: Path, folder: Path, seed: int = 1, budget: float = 6) -> tuple[Trial, FakeClock]:
     now = FakeClock()
-    settings = {"AUTOEXP_DATA": str(tiny_data), "AUTOEXP_REPORT": str(folder / "report.json"), "AUTOEXP_SEED": str(seed)}
+    settings = {
+        "AUTOEXP_DATA": str(tiny_data),
+        "AUTOEXP_REPORT": str(folder / "report.json"),
+        "AUTOEXP_SEED": str(seed),
+    }
     settings |= {"AUTOEXP_DEVICE": "cpu", "AUTOEXP_THREADS": "1"}
     return Trial("cpu", settings, TrainingClock(budget, now)), now
 
@@ -199,7 +203,15 @@ def test_the_cpu_profile_learns_and_its_checkpoint_evaluates_to_the_same(bundled
     assert report["attention"] == "sdpa" and report["dtype"] == "float32" and report["mfu_percent"] is None
     assert 4 <= report["training_seconds"] < report["total_seconds"]
     assert report["data"] == {"dataset": "bundled", "hash": data.meta["hash"]}
-    for key in ("startup_seconds", "eval_seconds", "peak_memory_mb", "num_params", "tokens_per_second", "depth", "torch"):
+    for key in (
+        "startup_seconds",
+        "eval_seconds",
+        "peak_memory_mb",
+        "num_params",
+        "tokens_per_second",
+        "depth",
+        "torch",
+    ):
         assert report[key], key
     curve = report["loss_curve"]
     assert len(curve) > 10 and curve[-1][1] < curve[0][1]
@@ -236,7 +248,11 @@ def test_killed_in_evaluation_it_leaves_a_checkpoint_to_go_on_from(bundled_data:
     process.kill()
     process.wait()
     left = read(report)
-    assert (left["status"], left["phase"], left["checkpoint"]) == ("evaluating", "evaluate", str(tmp_path / "checkpoint.pt"))
+    assert (left["status"], left["phase"], left["checkpoint"]) == (
+        "evaluating",
+        "evaluate",
+        str(tmp_path / "checkpoint.pt"),
+    )
     run = run_train(tmp_path, bundled_data, AUTOEXP_CHECKPOINT=left["checkpoint"])
     assert run.returncode == 0, run.stderr
     done = read(report)
@@ -269,7 +285,9 @@ def test_without_data_it_says_what_to_type(tmp_path: Path) -> None:
     assert len(run.stderr.splitlines()) == 2 and "autoexp.model.prepare" in run.stderr
 
 
-def test_terminate_ends_it_at_once_and_runs_without_a_report_path_clobber_nothing(tiny_data: Path, tmp_path: Path) -> None:
+def test_terminate_ends_it_at_once_and_runs_without_a_report_path_clobber_nothing(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     write_train(tmp_path / "train.py")
     (tmp_path / "out" / "001").mkdir(parents=True)
     env = environment(AUTOEXP_DATA=tiny_data, AUTOEXP_BUDGET_SECONDS="600")

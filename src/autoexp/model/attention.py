@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 # (tokens, window) -> BlockMask. Filled by `prepare` before the model is compiled: a compiled graph only looks it up.
 BLOCK_MASKS: dict[tuple[int, int], Any] = {}
@@ -49,9 +49,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
         out: Tensor = flex_attention(q, k, v, block_mask=BLOCK_MASKS[tokens, window], enable_gqa=grouped)
     elif window >= tokens - 1:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        out = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=band(tokens, window, q.device), enable_gqa=grouped)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=band(tokens, window, q.device), enable_gqa=grouped)
     return out.transpose(1, 2)
 
 

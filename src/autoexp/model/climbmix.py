@@ -91,7 +91,9 @@ class ClimbMix:
         for number in self.numbers(split):
             path = self.find(number)
             if path is None:
-                raise Missing(f"{shard_name(number)} is not there", "python -m autoexp.model.prepare --dataset climbmix")
+                raise Missing(
+                    f"{shard_name(number)} is not there", "python -m autoexp.model.prepare --dataset climbmix"
+                )
             for group in parquet_texts(path):  # a batch never crosses a row group: part of the packing order
                 yield from in_batches(group, BATCH)
 
@@ -130,7 +132,7 @@ def damage(path: Path) -> str | None:
         for group in parquet_texts(path):
             texts += len(group)
         return None if texts else "no text in it"
-    except Exception as error:  # noqa: BLE001 - pyarrow raises many kinds for bytes that make no sense
+    except Exception as error:  # pyarrow raises many kinds for bytes that make no sense
         return " ".join(str(error).split())[:120] or type(error).__name__
 
 

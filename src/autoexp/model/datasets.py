@@ -122,7 +122,9 @@ class OwnText:
         found = [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
         files = [path for path in found if path.suffix.lower() in kinds]
         if not files:
-            raise BadInput(f"{self.path} has no .txt, .jsonl or .parquet file", "give --dataset a file or folder of text")
+            raise BadInput(
+                f"{self.path} has no .txt, .jsonl or .parquet file", "give --dataset a file or folder of text"
+            )
         return files
 
     def fingerprint(self) -> dict[str, Any]:
@@ -151,7 +153,9 @@ class OwnText:
                         digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
                         yield int.from_bytes(digest[:8], "big") % HELD_OUT_OF == 0, text
             except (UnicodeDecodeError, ValueError, KeyError, TypeError, OSError) as error:
-                raise BadInput(f"{path} cannot be read: {error}", 'UTF-8 text, JSON lines or parquet with "text"') from None
+                raise BadInput(
+                    f"{path} cannot be read: {error}", 'UTF-8 text, JSON lines or parquet with "text"'
+                ) from None
 
     def documents(self, split: str) -> Iterator[list[str]]:
         chosen = (text for held_out, text in self.whole_documents() if held_out == (split == "val") and text.strip())

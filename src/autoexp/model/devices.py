@@ -81,7 +81,9 @@ def open_device(environ: Mapping[str, str] = os.environ) -> Device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"AUTOEXP_DEVICE={name} cannot be used: {reason}", "unset it, or name cpu, cuda or mps") from None
+        raise BadInput(
+            f"AUTOEXP_DEVICE={name} cannot be used: {reason}", "unset it, or name cpu, cuda or mps"
+        ) from None
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32 for what is not autocast

@@ -24,17 +24,17 @@ class TrainerError(Exception):
         self.hint = hint
 
 
-class BadInput(TrainerError):
+class BadInput(TrainerError):  # noqa: N818
     """An argument, a setting or a file that cannot be used."""
 
 
-class Missing(TrainerError):
+class Missing(TrainerError):  # noqa: N818
     """A precondition that is not there; doing what the hint says makes it so."""
 
     exit_code = 3
 
 
-class TrainingFailed(TrainerError):
+class TrainingFailed(TrainerError):  # noqa: N818
     """A loss or a metric that is no real number, or a run that diverged."""
 
 

@@ -93,7 +93,9 @@ def plan(
         "reference_bytes": reference_bytes,
     }
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    folder = out.expanduser().absolute() if out else cache / "prepared" / folder_name(source.name, profile.name, digest[:8])
+    folder = (
+        out.expanduser().absolute() if out else cache / "prepared" / folder_name(source.name, profile.name, digest[:8])
+    )
     return Request(source, profile, folder, made_from, digest, reference_bytes)
 
 
@@ -112,10 +114,14 @@ def prepare(request: Request, progress: Progress) -> dict[str, Any]:
     """Make the folder ready and return its meta.json. Does nothing if it is."""
     lock = request.folder.with_name(f".{request.folder.name}.lock")
     try:
-        with locked(lock, waiting=lambda: progress.say("another preparation of the same data is running; waiting for it")):
+        with locked(
+            lock, waiting=lambda: progress.say("another preparation of the same data is running; waiting for it")
+        ):
             return ready(request) or build(request, progress)
     except OSError as error:
-        raise BadInput(f"{error.filename or request.folder}: {error.strerror or error}", "free or name another --cache") from None
+        raise BadInput(
+            f"{error.filename or request.folder}: {error.strerror or error}", "free or name another --cache"
+        ) from None
 
 
 def build(request: Request, progress: Progress) -> dict[str, Any]:
@@ -139,7 +145,9 @@ def build(request: Request, progress: Progress) -> dict[str, Any]:
     # Of climbmix just the rows that are evaluated are packed: the reference's first ones, in its order. Of the
     # others all are, and evaluation takes rows spread over them, for their documents may be sorted.
     most = {"train": None, "val": eval_rows if request.source.name == "climbmix" else None}
-    counts = {split: write_rows(request, split, tokenizer, lengths, most[split], progress) for split in ("val", "train")}
+    counts = {
+        split: write_rows(request, split, tokenizer, lengths, most[split], progress) for split in ("val", "train")
+    }
     meta = {
         "version": FORMAT,
         "hash": request.digest,
@@ -217,14 +225,20 @@ def write_rows(
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m autoexp.model.prepare", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--dataset", default=None, help="bundled, climbmix, or a file or folder of text (default: the profile's)")
+    parser = argparse.ArgumentParser(
+        prog="python -m autoexp.model.prepare", description=str(__doc__).partition("\n")[0]
+    )
+    parser.add_argument(
+        "--dataset", default=None, help="bundled, climbmix, or a file or folder of text (default: the profile's)"
+    )
     parser.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
     parser.add_argument("--cache", type=Path, help="folder of all data (default: $AUTOEXP_CACHE or ~/.cache/autoexp)")
     parser.add_argument("--out", type=Path, help="folder for this data (default: one of the cache)")
     parser.add_argument("--shards", type=int, help="climbmix: number of training shards")
     parser.add_argument("--url", default=BASE_URL, help="climbmix: where the shards are")
-    parser.add_argument("--reference-token-bytes", action="store_true", help="count bytes as karpathy/autoresearch does")
+    parser.add_argument(
+        "--reference-token-bytes", action="store_true", help="count bytes as karpathy/autoresearch does"
+    )
     parser.add_argument("--check", action="store_true", help="only say whether it is ready (exit 0) or not (exit 3)")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
     return parser.parse_args(argv)

@@ -1,11 +1,11 @@
 """A folder of prepared data: what is in it, where it lies, how to find it.
 
-    <cache>/prepared/<dataset>-<profile>-<hash8>/
-        meta.json          written last, by rename: while it is missing the folder is not ready
-        tokenizer.json     merges, base64
-        token_bytes.npy    int32 (vocab_size,)
-        train.rows         uint16 (rows, seq_len + 1), raw little-endian
-        val.rows           likewise
+<cache>/prepared/<dataset>-<profile>-<hash8>/
+    meta.json          written last, by rename: while it is missing the folder is not ready
+    tokenizer.json     merges, base64
+    token_bytes.npy    int32 (vocab_size,)
+    train.rows         uint16 (rows, seq_len + 1), raw little-endian
+    val.rows           likewise
 """
 
 from __future__ import annotations

@@ -57,10 +57,10 @@ CPU = Profile(
     constants={
         "PROFILE": ('"cpu"', ""),
         "DEPTH": ("2", "[1, 6]"),
-        "ASPECT_RATIO": ("48", "[16, 96]"),
+        "ASPECT_RATIO": ("32", "[16, 96]"),
         "HEAD_DIM": ("32", "{16, 32, 64}"),
-        "WINDOW_PATTERN": ('"SL"', '{"L", "SL", "SSL"}'),
-        "TOTAL_BATCH_SIZE": ("2**12", "{2**9, 2**10, 2**11, 2**12, 2**13}"),
+        "WINDOW_PATTERN": ('"SL"', '{"L", "SL"}'),
+        "TOTAL_BATCH_SIZE": ("2**11", "{2**9, 2**10, 2**11, 2**12, 2**13}"),
         "DEVICE_BATCH_SIZE": ("64", ""),
         "MOMENTUM_RAMP_STEPS": ("100", ""),
     },
@@ -68,7 +68,9 @@ CPU = Profile(
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (CPU, H100)}
 
-CONSTANT = re.compile(r"^(?P<name>[A-Z][A-Z0-9_]*) = (?P<value>.+?)  # (?P<range>\[[^\]]*\](?: log)?|\{[^}]*\})?(?P<text>.*)$")
+CONSTANT = re.compile(
+    r"^(?P<name>[A-Z][A-Z0-9_]*) = (?P<value>.+?)  # (?P<range>\[[^\]]*\](?: log)?|\{[^}]*\})?(?P<text>.*)$"
+)
 
 
 def pick(name: str) -> Profile:
@@ -118,7 +120,9 @@ def write(profile: Profile, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m autoexp.model.profiles", description="Write train.py for a machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m autoexp.model.profiles", description="Write train.py for a machine."
+    )
     parser.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
     parser.add_argument("--out", type=Path, required=True, help="the train.py to write; must not exist")
     arguments = parser.parse_args(argv)

@@ -100,7 +100,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, device: torch.device) ->
         stored = torch.load(path, map_location=device, weights_only=True)
         model.load_state_dict(stored["model"])
         report: dict[str, Any] = json.loads(stored["report"])
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a file that is none of its own
+    except Exception as error:  # torch raises many kinds for a file that is none of its own
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"checkpoint {path} cannot be used: {reason}", "unset AUTOEXP_CHECKPOINT to train") from None
     return report

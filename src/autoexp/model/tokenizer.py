@@ -86,7 +86,9 @@ class Tokenizer:
                 raise ValueError("made with another split pattern or other special tokens")
             return cls([base64.b64decode(piece) for piece in stored["merges"]], made_from=stored["made_from"])
         except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path} is no tokenizer of this version: {error}", f"delete {path} and prepare again") from None
+            raise BadInput(
+                f"{path} is no tokenizer of this version: {error}", f"delete {path} and prepare again"
+            ) from None
 
 
 def excerpts(texts: Iterable[str]) -> Iterator[str]:

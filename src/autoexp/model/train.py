@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoexp.model import Trial, attend
@@ -28,7 +27,7 @@ DEPTH = 8  # [2, 16]; number of layers
 ASPECT_RATIO = 64  # [32, 96]; width is DEPTH * ASPECT_RATIO, rounded up to whole heads
 HEAD_DIM = 128  # {64, 128}; channels of an attention head
 MLP_RATIO = 4  # [2, 6]; hidden width of the MLP over the width
-WINDOW_PATTERN = "SSSL"  # {"L", "SL", "SSL", "SSSL", "SSSSL"}; S = short window, L = full, repeated; the last layer is full
+WINDOW_PATTERN = "SSSL"  # {"L", "SL", "SSL", "SSSL", "SSSSL"}; S = short window, L = full, repeated; the last is L
 SHORT_WINDOW_DIVISOR = 2  # {2, 4, 8, 16}; the short window is the context over this
 ROPE_BASE = 10_000.0  # [1000.0, 1000000.0] log; longest wavelength of the rotary positions
 QK_SCALE = 1.0  # [0.7, 2.0]; sharpness of attention, on top of 1/sqrt(HEAD_DIM)
@@ -48,7 +47,7 @@ ADAM_BETA1 = 0.8  # [0.5, 0.95]; memory of AdamW's mean
 ADAM_BETA2 = 0.95  # [0.8, 0.999]; memory of AdamW's variance
 MUON_MOMENTUM = 0.95  # [0.8, 0.99]; memory of Muon's mean, once ramped up
 MUON_BETA2 = 0.95  # [0.8, 0.999]; memory of Muon's variance
-GRAD_CLIP = 0.0  # {0.0, 0.5, 1.0, 2.0}; longest gradient over all weights; 0 = any
+GRAD_CLIP = 0.0  # {0.0, 0.1, 0.3, 1.0}; longest gradient over all weights; 0 = any
 WARMUP_RATIO = 0.0  # [0.0, 0.3]; part of the budget in which the learning rates rise
 WARMDOWN_RATIO = 0.5  # [0.1, 1.0]; part of the budget in which they fall
 FINAL_LR_FRAC = 0.0  # [0.0, 0.2]; what is left of them at the end
@@ -64,7 +63,7 @@ GATE_CHANNELS = 32  # channels of the hidden state that a value gate looks at
 
 def norm(x: Tensor) -> Tensor:
     """RMS norm over the last dimension, without weights."""
-    return F.rms_norm(x, (x.size(-1),))
+    return nn.functional.rms_norm(x, (x.size(-1),))
 
 
 def rotary_table(tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -115,8 +114,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attention(norm(x), value_embedding, cos, sin)
-        x = x + self.down(F.relu(self.up(norm(x))).square())
-        return x
+        added: Tensor = self.down(nn.functional.relu(self.up(norm(x))).square())
+        return x + added
 
 
 class GPT(nn.Module):
@@ -188,7 +187,9 @@ class GPT(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         logits = self.logits(inputs)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(
+            targets.shape
+        )
 
     def flops_per_token(self) -> float:
         """Forward and backward: 6 for each weight of a product, and attention over each layer's window."""
@@ -211,7 +212,13 @@ class GPT(nn.Module):
         matrices = list(self.blocks.parameters())
         for shape in sorted({matrix.shape for matrix in matrices}):  # stacked, so that each shape is one update
             same = [matrix for matrix in matrices if matrix.shape == shape]
-            yield {"kind": "muon", "params": same, "lr": MATRIX_LR, "momentum": MUON_MOMENTUM, "weight_decay": WEIGHT_DECAY}
+            yield {
+                "kind": "muon",
+                "params": same,
+                "lr": MATRIX_LR,
+                "momentum": MUON_MOMENTUM,
+                "weight_decay": WEIGHT_DECAY,
+            }
 
 
 def adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, Any]:
@@ -244,7 +251,14 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def muon_update(
-    params: Tensor, grads: Tensor, mean: Tensor, variance: Tensor, lr: Scalar, momentum: Scalar, beta2: Scalar, decay: Scalar
+    params: Tensor,
+    grads: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    lr: Scalar,
+    momentum: Scalar,
+    beta2: Scalar,
+    decay: Scalar,
 ) -> None:
     """One Muon step on stacked matrices (n, rows, columns), in place.
 
@@ -265,7 +279,15 @@ def muon_update(
 
 
 def adamw_update(
-    param: Tensor, grad: Tensor, mean: Tensor, square: Tensor, step: Scalar, lr: Scalar, beta1: Scalar, beta2: Scalar, decay: Scalar
+    param: Tensor,
+    grad: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: Scalar,
+    lr: Scalar,
+    beta1: Scalar,
+    beta2: Scalar,
+    decay: Scalar,
 ) -> None:
     """One AdamW step on a weight of any shape, in place; `mean` and `square` have its shape, `step` counts from 1."""
     param.mul_(1 - lr * decay)
@@ -302,7 +324,9 @@ class MuonAdamW(torch.optim.Optimizer):
         stacked, grads = torch.stack(params), torch.stack([param.grad for param in params])
         if not state:
             state["mean"] = torch.zeros_like(stacked)
-            state["variance"] = stacked.new_zeros((len(params), rows, 1) if rows >= columns else (len(params), 1, columns))
+            state["variance"] = stacked.new_zeros(
+                (len(params), rows, 1) if rows >= columns else (len(params), 1, columns)
+            )
         lr = group["lr"] * max(1.0, rows / columns) ** 0.5
         scalars = map(self.scalar, (lr, group["momentum"], MUON_BETA2, group["weight_decay"]))
         self.muon_update(stacked, grads, state["mean"], state["variance"], *scalars)

@@ -73,7 +73,9 @@ class Trial:
     others keep their traceback.
     """
 
-    def __init__(self, profile: str, environ: Mapping[str, str] = os.environ, clock: TrainingClock | None = None) -> None:
+    def __init__(
+        self, profile: str, environ: Mapping[str, str] = os.environ, clock: TrainingClock | None = None
+    ) -> None:
         self.profile = PROFILES[profile]
         self.phase = "setup"
         self.path: Path | None = None  # of report.json
@@ -82,7 +84,9 @@ class Trial:
         try:
             self.seed = whole_number(environ, "AUTOEXP_SEED", DEFAULT_SEED)
             self.clock = clock or TrainingClock(seconds(environ, "AUTOEXP_BUDGET_SECONDS", self.profile.budget_seconds))
-            self.checkpoint = Path(named).expanduser().absolute() if (named := environ.get("AUTOEXP_CHECKPOINT")) else None
+            self.checkpoint = (
+                Path(named).expanduser().absolute() if (named := environ.get("AUTOEXP_CHECKPOINT")) else None
+            )
             if self.checkpoint is not None and not self.checkpoint.is_file():
                 raise BadInput(f"AUTOEXP_CHECKPOINT={self.checkpoint} is not there", "unset it to train")
             self.path = report_path(environ)
@@ -112,7 +116,9 @@ class Trial:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.close()
         if isinstance(error, Exception):
             first = (str(error).strip().splitlines() or [""])[0]
@@ -211,7 +217,9 @@ class Trial:
             f"lr x{step.lr_multiplier:.2f} | {speed:,.0f} tok/s | epoch {batches.epoch} | {left:.0f} s left"
         )
 
-    def _metrics_line(self, step: int, loss: float | None, speed: float, lr_multiplier: float, progress: float = -1) -> None:
+    def _metrics_line(
+        self, step: int, loss: float | None, speed: float, lr_multiplier: float, progress: float = -1
+    ) -> None:
         assert self.metrics is not None
         self.metrics.write(
             {
@@ -327,5 +335,3 @@ def seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < value < float("inf"):
         raise BadInput(f"{name}={text} is no number of seconds", "give a number above 0, or unset it")
     return value
-
-
