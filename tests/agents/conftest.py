@@ -26,7 +26,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
 
     def write(source: str, name: str = "opencode") -> Path:
         path = folder / name
-        path.write_text(f"#!{sys.executable}\nimport json, os, signal, subprocess, sys, time\n{textwrap.dedent(source)}")
+        path.write_text(
+            f"#!{sys.executable}\nimport json, os, signal, subprocess, sys, time\n{textwrap.dedent(source)}"
+        )
         path.chmod(0o755)
         return path
 
@@ -82,7 +84,13 @@ class ModelServer:
             delta = {"role": "assistant", "tool_calls": [call]}
         end = "tool_calls" if isinstance(said, tuple) else "stop"
         for choice in ({"delta": delta, "finish_reason": None}, {"delta": {}, "finish_reason": end}):
-            yield {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [{"index": 0} | choice]}
+            yield {
+                "id": "c",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "m",
+                "choices": [{"index": 0} | choice],
+            }
 
 
 @pytest.fixture
@@ -113,11 +121,18 @@ def opencode_bin() -> Path:
     return found.parent
 
 
+@pytest.fixture(scope="session")
+def opencode_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared: OpenCode makes a database in a new home, which takes seconds."""
+    return tmp_path_factory.mktemp("opencode-home")
+
+
 @pytest.fixture
-def opencode(opencode_bin: Path, model: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelServer:
-    """The real OpenCode on PATH, with a home of its own, and the server that it takes for a model."""
-    home = tmp_path / "home"
-    home.mkdir()
+def opencode(
+    opencode_bin: Path, opencode_home: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> ModelServer:
+    """The real OpenCode on PATH, and the server that it takes for a model."""
+    home = opencode_home
     config = {
         "model": "stub/m",
         "small_model": "stub/m",
@@ -133,12 +148,11 @@ def opencode(opencode_bin: Path, model: ModelServer, tmp_path: Path, monkeypatch
             }
         },
     }
-    (home / "opencode.json").write_text(json.dumps(config))
     surroundings = {
         "PATH": f"{opencode_bin}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(home),
         **{f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("DATA", "CONFIG", "STATE", "CACHE")},
-        "OPENCODE_CONFIG": str(home / "opencode.json"),
+        "OPENCODE_CONFIG_CONTENT": json.dumps(config),
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
     }
     for name, value in surroundings.items():

@@ -48,7 +48,7 @@ def test_text_events_are_joined_and_all_else_passed_over(tmp_path: Path, program
 def test_the_command_line(tmp_path: Path, program: Program) -> None:
     program('print(json.dumps({"type": "text", "part": {"text": " ".join(sys.argv[1:]) + "|" + sys.stdin.read()}}))')
     assert ask(tmp_path, "the prompt", args=("--model", "a/b")) == (
-        "run --format json --title autoexp --model a/b|the prompt"
+        "run --title autoexp --model a/b --format json|the prompt"
     )
 
 
@@ -66,6 +66,12 @@ def test_a_failure_is_told_by_the_last_line_of_stderr(tmp_path: Path, program: P
     with pytest.raises(AgentError, match="exit code 1: last words"):
         ask(tmp_path)
     assert meta(tmp_path)["code"] == 1
+
+
+def test_no_text_at_all_is_told_by_the_last_line_of_stderr(tmp_path: Path, program: Program) -> None:
+    program(r"print('\x1b[93m! \x1b[0mauto-rejecting', file=sys.stderr)")
+    with pytest.raises(AgentError, match="gave no answer: ! auto-rejecting"):
+        ask(tmp_path)
 
 
 def test_running_out_of_time(tmp_path: Path, program: Program) -> None:

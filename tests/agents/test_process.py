@@ -145,3 +145,9 @@ def test_git_of_the_user_is_hidden(tmp_path: Path, program: Program, monkeypatch
     program("print(os.environ.get('GIT_DIR'))")
     assert run(tmp_path).stdout == "None\n"
     assert os.environ["GIT_DIR"] == "/somewhere/.git"
+
+
+def test_it_is_told_the_folder_it_is_in(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/elsewhere")
+    program("print(os.environ['PWD'] == os.getcwd())")
+    assert run(tmp_path).stdout == "True\n"

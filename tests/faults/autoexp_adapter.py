@@ -30,7 +30,8 @@ class Autoexp(Adapter):
         "triage": {"action": "mark_crash_and_discard", "reason": "bench"},
     }
     commit_git = r"^commit-tree\b"
-    decide_git = r"^(update-ref refs/heads|checkout|rev-parse)"
+    # deciding undoes nothing: what was dropped leaves the worktree when the next candidate is checked out
+    decide_git = r"^checkout\b"
     # the job is remembered in its own folder before it is started: the journal's event comes after
     spawn_needle = ("history.jsonl", "training_started")
 

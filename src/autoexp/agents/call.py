@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoexp.agents import process
 from autoexp.errors import AgentError, Interrupted, PreconditionError
-from autoexp.spec.answers import redacted
+from autoexp.spec.answers import plain, redacted
 from autoexp.workspace.files import explained
 
 
@@ -52,9 +52,13 @@ def exit_problem(command: Sequence[str], ended: process.Ended) -> str | None:
     """What a non-zero exit says in its last line; None for a good one."""
     if ended.code == 0:
         return None
-    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    last = redacted(lines[-1])[-500:] if lines else "it wrote nothing on stderr"
-    return f"{command[0]} ended with exit code {ended.code}: {last}"
+    return f"{command[0]} ended with exit code {ended.code}: {last_words(ended)}"
+
+
+def last_words(ended: process.Ended) -> str:
+    """The last line of stderr, fit for a message."""
+    lines = [line.strip() for line in plain(ended.stderr[-20_000:]).splitlines() if line.strip()]
+    return redacted(lines[-1])[-500:] if lines else "it wrote nothing on stderr"
 
 
 def _next_folder(transcript: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from autoexp.agents.call import call, exit_problem
+from autoexp.agents.call import call, exit_problem, last_words
 from autoexp.errors import AgentError
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent
@@ -36,7 +36,10 @@ class OpenCode:
         parsed = list(events(ended.stdout))
         if problem := error_of(parsed) or exit_problem(self.command, ended):
             raise AgentError(f"{problem} (see {transcript})", "opencode run hello")
-        return text_of(parsed)
+        text = text_of(parsed)
+        if not text:  # it ends so, with exit code 0, after a tool call that its permissions refused
+            raise AgentError(f"opencode gave no answer: {last_words(ended)} (see {transcript})", "opencode run hello")
+        return text
 
 
 def events(stdout: str) -> Iterator[dict[str, Any]]:

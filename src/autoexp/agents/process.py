@@ -87,7 +87,8 @@ def run(
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={**surroundings, **(env or {}), MARK: mark},
+            # OpenCode believes PWD more than its working directory, and would work in the folder autoexp was typed in.
+            env={**surroundings, **(env or {}), "PWD": str(cwd.resolve()), MARK: mark},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,6 +10,7 @@ import copy
 import os
 import time
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 
@@ -57,13 +58,24 @@ class TrainingClock:
         return self.elapsed >= self.budget
 
 
+class Optimizer(Protocol):
+    """What the harness needs of an optimizer: torch's own have it."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any  # parameter -> dict of numbers and tensors
+
+
 class Rewind:
     """What a step changes, as it was when this was made; `restore` puts it all back, in place."""
 
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> None:
+    def __init__(self, model: torch.nn.Module, optimizer: Optimizer, batches: Batches) -> None:
         self.model, self.optimizer, self.batches = model, optimizer, batches
         self.tensors = [tensor.detach().clone() for tensor in self._tensors()]
-        self.optimizer_state = copy.deepcopy(optimizer.state_dict())
+        # Not state_dict(): that of torch.optim imports torch's compiler.
+        self.state = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
+        self.settings = [
+            {k: copy.copy(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups
+        ]
         self.random = torch.get_rng_state()
         self.cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
@@ -75,7 +87,10 @@ class Rewind:
         for tensor, earlier in zip(self._tensors(), self.tensors, strict=True):
             tensor.copy_(earlier)
         self.model.zero_grad(set_to_none=True)
-        self.optimizer.load_state_dict(self.optimizer_state)
+        self.optimizer.state.clear()
+        self.optimizer.state.update(self.state)
+        for group, settings in zip(self.optimizer.param_groups, self.settings, strict=True):
+            group.update(settings)
         self.batches.rewind()
         torch.set_rng_state(self.random)
         if self.cuda_random:

@@ -12,6 +12,7 @@ A constant whose comment starts with [low, high] or {a, b, …} may be searched 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -297,19 +298,22 @@ def adamw_update(
     param.sub_(lr / (1 - beta1**step) * (mean / size))
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon for groups of kind `muon`, matrices of one shape; AdamW for groups of kind `adamw`."""
+class MuonAdamW:
+    """Muon for groups of kind `muon`, matrices of one shape; AdamW for groups of kind `adamw`.
+
+    It has torch.optim.Optimizer's `param_groups`, `state` and `step` and is none: the base class imports torch's
+    compiler, more than a second on a CPU that never uses it.
+    """
 
     def __init__(self, groups: Iterator[dict[str, Any]], compiles: bool) -> None:
-        super().__init__(list(groups), defaults={})
-        for group in self.param_groups:
-            group["initial_lr"] = group["lr"]
+        self.param_groups = [{**group, "initial_lr": group["lr"]} for group in groups]
+        self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.scalar = torch.tensor if compiles else float
         self.muon_update = torch.compile(muon_update, dynamic=False) if compiles else muon_update
         self.adamw_update = torch.compile(adamw_update, dynamic=False) if compiles else adamw_update
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         for group in self.param_groups:
             if group["kind"] == "muon":
                 self.step_muon(group)

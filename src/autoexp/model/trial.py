@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from autoexp.model import attention
-from autoexp.model.clock import Rewind, TrainingClock, seconds_since_process_start
+from autoexp.model.clock import Optimizer, Rewind, TrainingClock, seconds_since_process_start
 from autoexp.model.console import Progress
 from autoexp.model.data import Batches, rows_at_a_time
 from autoexp.model.devices import open_device
@@ -155,7 +155,7 @@ class Trial:
 
     # --- training -----------------------------------------------------------------------------------------------
 
-    def steps(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> Iterator[Step]:
+    def steps(self, model: torch.nn.Module, optimizer: Optimizer, batches: Batches) -> Iterator[Step]:
         """Steps to take until the budget is spent. Those of the warm-up come first and are undone.
 
         With AUTOEXP_CHECKPOINT there are none: its weights are loaded instead.

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from autoexp.spec.context import Context
     from autoexp.spec.ports import Proposer
 
+TOP, LATE, SLOPE = 0.6, 8, 60
 GROWTH = 1.5
 """How much longer a step is that follows one which was kept."""
+TURN = 1.0
+SMALL = 1.0
 LONGEST = 0.4
 """The longest step, in units of the axis."""
 Idea = tuple[dict[str, Constant], str]
@@ -101,7 +104,7 @@ def _ideas(evidence: Evidence, rng: random.Random, pairs: float) -> Iterator[Ide
     steps = list(_steps(evidence))
     urgent = [idea for rank, idea in steps if rank < 2]
     trials = sum(trial.metric is not None for trial in evidence.told)
-    trust = max(0.0, min(0.6, (trials - 8) / 60))
+    trust = max(0.0, min(TOP, (trials - LATE) / SLOPE))
     if rng.random() < (trust / 2 if urgent else trust):
         yield from _refinements(evidence, rng, pairs)
     yield from (idea for _, idea in steps)
@@ -127,9 +130,7 @@ def _steps(evidence: Evidence) -> list[tuple[int, Idea]]:
     return [(rank, idea) for rank, _, idea in sorted(found, key=lambda item: item[:2])]
 
 
-def _step(
-    evidence: Evidence, axis: Axis, value: Constant, way: int
-) -> tuple[int, float, float, str] | None:
+def _step(evidence: Evidence, axis: Axis, value: Constant, way: int) -> tuple[int, float, float, str] | None:
     """(rank, order within the rank, distance, why) of going `way` from here; None when somebody did."""
     name = axis.name
     moves = evidence.of(name)
@@ -147,11 +148,11 @@ def _step(
     if arrived is not None and arrived.gain is not None and axis.ordered:
         start, end = axis.unit(arrived.before), axis.unit(value)
         last = abs((end or 0.0) - (start or 0.0)) or axis.stride
-        return 0, -arrived.iteration, last * GROWTH, f"{_told(arrived)}, so this goes further the same way"
+        return (0 if arrived.gain >= SMALL * evidence.typical else 3), -arrived.iteration, last * GROWTH, f"{_told(arrived)}, so this goes further the same way"
     back = next((move for move in reversed(from_here) if evidence.direction(axis, value, move.after) == -way), None)
     if back is not None and (back.gain is None or back.gain < 0):
         loss = abs(back.gain) if back.gain is not None else evidence.typical
-        rank = 1 if loss >= evidence.typical / 2 else 3
+        rank = 1 if loss >= TURN * evidence.typical else 3
         return rank, -loss, axis.stride, f"{_told(back)}, so this goes the other way"
     if back is not None:
         return 3, 0.0, axis.stride, f"{_told(back)}; this goes the other way"

@@ -218,7 +218,6 @@ class Session:
                 else:
                     plan = requests.planned(self.state.plan, request, self.state.completed, fresh)
                     self.append(ev.PlanMade(plan=plan, request=name))
-                    fresh = False
             path.unlink(missing_ok=True)
 
     def _asked_to_end(self) -> bool:

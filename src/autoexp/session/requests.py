@@ -47,7 +47,11 @@ def waiting(paths: RunPaths) -> list[tuple[str, Request, Path]]:
 
 
 def planned(plan: Plan, request: Request, completed: int, fresh: bool) -> Plan:
-    """The plan after a request: `loops` more than are completed, or, in a session at work, more than were planned."""
+    """The plan after a request: `loops` more than were planned in a session at work, else more than are completed.
+
+    `fresh`: the session has just opened. Then a request that a killed session left behind, and the one of the resume
+    that follows, do not add up.
+    """
     target = plan.target
     if request.loops is not None:
         target = (completed if fresh else max(target, completed)) + request.loops

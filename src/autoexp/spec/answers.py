@@ -149,8 +149,8 @@ def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
         try:
             value, position = _decode(text, start)
         except json.JSONDecodeError as error:
-            broken = f"{error.msg} near {text[start + error.pos :][:40]!r}"
             stopped = start + error.pos
+            broken = f"{error.msg} near {text[stopped : stopped + 40]!r}"
         except RecursionError:
             broken, stopped = "nested too deeply", start + max(1000, len(text) // 1000)
         except ValueError as error:  # a number of thousands of digits
@@ -169,7 +169,7 @@ def _decode(text: str, start: int) -> tuple[dict[str, Any], int]:
     Decoded in windows that grow: the decoder's errors count the lines of all they were given before the error, which
     over many failures in a long text would be quadratic.
     """
-    size = 4096
+    size = 512
     while True:
         window = text[start : start + size]
         try:
@@ -212,12 +212,16 @@ _UNSEEN = re.compile(
 )
 
 
+def plain(text: str) -> str:
+    """`text` as a terminal would show it in the end: no escapes, no control characters, no redrawn progress bars."""
+    text = _ANSI.sub("", text).replace("\r\n", "\n")
+    text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return _UNSEEN.sub("", text)
+
+
 def untrusted(text: str, limit: int = 4000) -> str:
     """The last `limit` bytes of a program's output, in a block that says what it is and that it cannot close itself."""
-    text = _ANSI.sub("", text[-64 * limit :]).replace("\r\n", "\n")
-    # Of a progress bar that draws over itself, what a terminal would show in the end.
-    text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    text = redacted(_UNSEEN.sub("", text)).strip("\n")
+    text = redacted(plain(text[-64 * limit :])).strip("\n")
     text = text.encode()[-limit:].decode(errors="ignore")
     fence = hashlib.sha256(text.encode()).hexdigest()[:16]
     return (
