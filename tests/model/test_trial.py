@@ -99,6 +99,17 @@ def test_the_budget_counts_from_the_first_real_step_and_the_warm_up_is_undone(
     assert any(not torch.equal(a, b) for a, b in zip(weights[warm], weights[warm + 1], strict=True))
 
 
+def test_time_that_other_programs_took_is_not_counted_up_to_twice_the_budget() -> None:
+    times = {"now": 100.0, "work": 7.0}
+    clock = TrainingClock(10, lambda: times["now"], lambda: times["work"])
+    assert (clock.elapsed, clock.progress, clock.spent) == (0.0, 0.0, False)
+    clock.start()
+    for now, work, elapsed in [(4, 4, 4), (8, 6, 6), (12, 6.5, 6.5), (12.5, 30, 12.5), (30, 9, 15)]:
+        times.update(now=100.0 + now, work=7.0 + work)
+        assert clock.elapsed == pytest.approx(elapsed) and clock.wall == now
+    assert clock.spent and clock.progress == 1.0
+
+
 def test_same_seed_same_training_other_seed_other_training(
     train_module: ModuleType, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ import gc
 import os
 import random
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ class Trial:
         self.progress = Progress()
         try:
             self.seed = whole_number(environ, "AUTOEXP_SEED", DEFAULT_SEED)
-            self.clock = clock or TrainingClock(seconds(environ, "AUTOEXP_BUDGET_SECONDS", self.profile.budget_seconds))
+            budget = seconds(environ, "AUTOEXP_BUDGET_SECONDS", self.profile.budget_seconds)
             self.checkpoint = (
                 Path(named).expanduser().absolute() if (named := environ.get("AUTOEXP_CHECKPOINT")) else None
             )
@@ -92,6 +93,8 @@ class Trial:
             self.path = report_path(environ)
             self.data = find_prepared(self.profile.name, environ)
             self.device = open_device(environ)
+            on_cpu = self.device.torch_device.type == "cpu"
+            self.clock = clock or TrainingClock(budget, work=time.process_time if on_cpu else None)
             self.metrics = Metrics(self.path.with_name("metrics.jsonl"), append=self.checkpoint is not None)
         except TrainerError as error:
             self._failed(str(error))
@@ -235,11 +238,12 @@ class Trial:
         )
 
     def _trained(self, model: torch.nn.Module, batches: Batches, startup: float) -> None:
-        elapsed = self.clock.elapsed
+        elapsed, wall = self.clock.elapsed, self.clock.wall
         tokens = self.steps_taken * batches.tokens_per_step
         peak, flops = self.device.peak_flops, self.facts.get("flops_per_token")
         self.trained = {
             "training_seconds": elapsed,
+            "training_wall_seconds": wall,
             "startup_seconds": startup,
             "total_tokens": tokens,
             "num_steps": self.steps_taken,
