@@ -3,9 +3,10 @@
 A proposal hangs on the run's seed, its trials and the iteration's number, on nothing else: asked again after a crash,
 `search` gives the same answer. The order in which ideas are had:
 
-    follow      a step that was kept is taken further in its direction
+    follow      a step that made things clearly better is taken further in its direction
     turn        where a step one way made things clearly worse, the other way is tried
-    begin       a constant that was never moved, in an order shuffled by the seed
+    begin       a constant that was never moved from here, in an order shuffled by the seed
+    finish      follow and turn where the effect was small
     refine      a value from the estimator, for a constant that has been seen to matter; the more trials, the more often
     enumerate   whatever has not been tried yet, changing as little as possible
 """
@@ -33,13 +34,12 @@ if TYPE_CHECKING:
     from autoexp.spec.context import Context
     from autoexp.spec.ports import Proposer
 
-TOP, LATE, SLOPE = 0.6, 8, 60
 GROWTH = 1.5
 """How much longer a step is that follows one which was kept."""
-TURN = 1.0
-SMALL = 1.0
 LONGEST = 0.4
 """The longest step, in units of the axis."""
+CLEAR = 1.5
+"""An effect is clear when it is this many times the median one: then the same constant is moved again at once."""
 Idea = tuple[dict[str, Constant], str]
 """The new values, and why."""
 
@@ -104,7 +104,7 @@ def _ideas(evidence: Evidence, rng: random.Random, pairs: float) -> Iterator[Ide
     steps = list(_steps(evidence))
     urgent = [idea for rank, idea in steps if rank < 2]
     trials = sum(trial.metric is not None for trial in evidence.told)
-    trust = max(0.0, min(TOP, (trials - LATE) / SLOPE))
+    trust = max(0.0, min(0.9, (trials - 2 * len(evidence.space)) / 20))
     if rng.random() < (trust / 2 if urgent else trust):
         yield from _refinements(evidence, rng, pairs)
     yield from (idea for _, idea in steps)
@@ -148,11 +148,16 @@ def _step(evidence: Evidence, axis: Axis, value: Constant, way: int) -> tuple[in
     if arrived is not None and arrived.gain is not None and axis.ordered:
         start, end = axis.unit(arrived.before), axis.unit(value)
         last = abs((end or 0.0) - (start or 0.0)) or axis.stride
-        return (0 if arrived.gain >= SMALL * evidence.typical else 3), -arrived.iteration, last * GROWTH, f"{_told(arrived)}, so this goes further the same way"
+        return (
+            (0 if arrived.gain >= CLEAR * evidence.typical else 3),
+            -arrived.iteration,
+            last * GROWTH,
+            f"{_told(arrived)}, so this goes further the same way",
+        )
     back = next((move for move in reversed(from_here) if evidence.direction(axis, value, move.after) == -way), None)
     if back is not None and (back.gain is None or back.gain < 0):
         loss = abs(back.gain) if back.gain is not None else evidence.typical
-        rank = 1 if loss >= TURN * evidence.typical else 3
+        rank = 1 if loss >= CLEAR * evidence.typical else 3
         return rank, -loss, axis.stride, f"{_told(back)}, so this goes the other way"
     if back is not None:
         return 3, 0.0, axis.stride, f"{_told(back)}; this goes the other way"
