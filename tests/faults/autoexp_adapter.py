@@ -50,7 +50,9 @@ class Autoexp(Adapter):
         flags += ["--proposal-file", str(proposal_file)] if proposal_file else []
         return flags + ([] if llm else ["--no-stochastic"])
 
-    def start(self, ctx, *, run_id, loops, background=False, branch=BRANCH, proposal_file=None, auto_prepare=True, llm=True):
+    def start(
+        self, ctx, *, run_id, loops, background=False, branch=BRANCH, proposal_file=None, auto_prepare=True, llm=True
+    ):
         flags = self._flags(loops, background, proposal_file, llm)
         flags += ["--branch", branch] if branch else []
         return self._cli("start", run_id, *flags, *([] if auto_prepare else ["--no-auto-prepare"]))

@@ -121,7 +121,11 @@ def resume(
     if taken == "idle":
         _work(workspace, paths, background_train, json)
     else:
-        _tell(paths, json, "the run is live and takes it in" if taken == "taken" else "the run is busy and will take it in")
+        _tell(
+            paths,
+            json,
+            "the run is live and takes it in" if taken == "taken" else "the run is busy and will take it in",
+        )
 
 
 def status(run_id: RunId = None, json: AsJson = False) -> None:

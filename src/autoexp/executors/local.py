@@ -19,6 +19,7 @@ from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Executor, Exit, JobSpec
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import held
+from autoexp.workspace.paths import cache_dir
 
 START_SECONDS = 20.0
 """How long a new keeper may take to get hold of its lock."""
@@ -32,14 +33,18 @@ class Local:
         executable = job.command[0]
         path = job.env.get("PATH", os.environ.get("PATH"))
         if shutil.which(executable, path=path) is None and not (job.cwd / executable).exists():
-            raise PreconditionError(f"the training command {executable!r} is not on PATH", f"install {executable}, then: autoexp resume")
+            raise PreconditionError(
+                f"the training command {executable!r} is not on PATH", f"install {executable}, then: autoexp resume"
+            )
+        env, lock = _device(job)
         spec = {
             "key": job.key,
             "command": list(job.command),
             "cwd": str(job.cwd),
-            "env": dict(job.env),
+            "env": {**job.env, **env},
             "timeout_seconds": job.timeout_seconds,
             "slot": job.slot,
+            "device_lock": str(lock),
         }
         write_atomic(job.folder / keeper.JOB_FILE, json.dumps(spec, indent=1) + "\n")
         process = subprocess.Popen(
@@ -70,13 +75,43 @@ class Local:
         if (folder / keeper.JOB_FILE).exists():
             processes.end(json.loads((folder / keeper.JOB_FILE).read_text())["key"])
         lost = Exit("lost", None, 0.0, "its keeper was killed, or the machine went down")
-        write_atomic(folder / keeper.EXIT_FILE, json.dumps({"status": lost.status, "code": None, "reason": lost.reason}))
+        write_atomic(
+            folder / keeper.EXIT_FILE, json.dumps({"status": lost.status, "code": None, "reason": lost.reason})
+        )
         return lost
 
     def kill(self, folder: Path) -> None:
         write_atomic(folder / keeper.KILL_FILE, "")
         while self.poll(folder) is None:
             time.sleep(0.05)
+
+
+def _device(job: JobSpec) -> tuple[dict[str, str], Path]:
+    """(what the trainer must be told of its device, the lock of that device).
+
+    A GPU is locked for all workspaces of this user; without one, a worker's place in this workspace is.
+    Raises PreconditionError when there are more workers than GPUs.
+    """
+    gpus = _gpus()
+    if not gpus:
+        return {}, job.locks / f".worker-{job.slot}.lock"
+    if job.slot >= len(gpus):
+        raise PreconditionError(
+            f"worker {job.slot + 1} has no GPU: there are {len(gpus)}", f"autoexp resume --workers {len(gpus)}"
+        )
+    told = {"CUDA_VISIBLE_DEVICES": gpus[job.slot]} if job.slots > 1 else {}
+    return told, cache_dir() / "devices" / f"gpu-{gpus[job.slot].replace('/', '-')}.lock"
+
+
+def _gpus() -> list[str]:
+    """The GPUs that trainings may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=30)
+    return [str(n) for n, line in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
 
 
 def _ended(folder: Path) -> Exit | None:

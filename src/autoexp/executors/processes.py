@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -16,7 +17,11 @@ def of_job(key: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(JOB) == key and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.pid != os.getpid()
+                and process.environ().get(JOB) == key
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # ended meanwhile, or another user's
@@ -59,14 +64,10 @@ def _children() -> list[psutil.Process]:
 
 
 def _reap(pid: int) -> None:
-    try:
+    with suppress(ChildProcessError):  # not ours to reap: its own parent is still there
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass  # not ours to reap: its own parent is still there
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    try:
+    with suppress(psutil.Error, OSError):  # gone
         process.send_signal(number)  # psutil compares start times first: a reused pid is not hit
-    except (psutil.Error, OSError):
-        pass  # gone

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,8 +23,11 @@ from autoexp.errors import DiskFullError
 from autoexp.executors import processes
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock
+from autoexp.workspace.report import LOG_FILE, WAIT_FILE
 
-JOB_FILE, LOCK_FILE, EXIT_FILE, KILL_FILE, LOG_FILE = "job.json", "keeper.lock", "exit.json", "kill", "train.log"
+JOB_FILE, LOCK_FILE, EXIT_FILE, KILL_FILE = "job.json", "keeper.lock", "exit.json", "kill"
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+"""Names of variables that a trainer does not inherit: what it prints reaches logs, prompts and other people."""
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 24 * 3600.0
 """How long a keeper waits for disk space to write exit.json."""
@@ -35,7 +39,6 @@ def main(folder: Path) -> int:
     if (folder / EXIT_FILE).exists() or not lock.acquire():
         return 0  # the job has ended, or has a keeper: one is enough
     job = json.loads((folder / JOB_FILE).read_text())
-    os.environ[processes.JOB] = job["key"] + ".keeper"  # so that the keeper is never taken for its trainer
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _asked_to_end)
@@ -59,10 +62,14 @@ def _asked_to_end(number: int, frame: FrameType | None) -> None:
 def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
     """Run the command to its end, or end it. Returns the fields of exit.json."""
     key, timeout = str(job["key"]), float(str(job["timeout_seconds"]))
-    deadline = time.monotonic() + timeout
     command = job["command"]
     assert isinstance(command, list)
-    env = {**os.environ, **_strings(job["env"]), processes.JOB: key}
+    inherited = {name: text for name, text in os.environ.items() if not SECRET.search(name)}
+    env = {**inherited, **_strings(job["env"]), processes.JOB: key}
+    device = Lock(Path(str(job["device_lock"])))
+    if not _wait_for(device, folder):
+        return {"status": "killed", "code": None, "reason": "ended on request"}
+    deadline = time.monotonic() + timeout
     try:
         with (folder / LOG_FILE).open("ab") as log:
             child = subprocess.Popen(
@@ -89,6 +96,19 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
     # also after a normal end: a process left behind would train on, or hold the GPU
     processes.end(key, descendants=True, grace_seconds=1.0 if status != "exited" else 0.0)
     return {"status": status, "code": child.poll(), "reason": reason}
+
+
+def _wait_for(device: Lock, folder: Path) -> bool:
+    """Take the device: two trainings on one would slow each other down, and neither number would count.
+
+    False when the job is asked to end meanwhile.
+    """
+    while not device.acquire(wait_seconds=0.1):
+        if _ended or (folder / KILL_FILE).exists():
+            return False
+        (folder / WAIT_FILE).touch()
+    (folder / WAIT_FILE).unlink(missing_ok=True)
+    return True
 
 
 def _write(path: Path, result: dict[str, object]) -> None:

@@ -17,7 +17,7 @@ from autoexp.spec.markers import PROJECT
 STAGES = ("setup", "baseline", "propose", "apply", "commit", "train", "triage", "record", "decide")
 BUILTINS = (
     *(f"autoexp.stages.{name}" for name in STAGES),
-    # "autoexp.proposers.search",
+    "autoexp.proposers.search",
     "autoexp.proposers.agent",
     "autoexp.agents.opencode",
     "autoexp.agents.command",
@@ -55,7 +55,8 @@ def plugin_manager(builtins: Iterable[str] = BUILTINS) -> pluggy.PluginManager:
                 manager.check_pending()
             except Exception as error:  # whatever a third party's module raises when it is imported
                 raise UsageError(
-                    f"plugin {point.name!r} ({point.value}) cannot be loaded: {error}", f"mend it, or: export {DISABLE}={point.name}"
+                    f"plugin {point.name!r} ({point.value}) cannot be loaded: {error}",
+                    f"mend it, or: export {DISABLE}={point.name}",
                 ) from error
             if point.dist is not None:
                 _VERSIONS[point.name] = point.dist.version
@@ -96,7 +97,9 @@ def collect(manager: pluggy.PluginManager, hook: str, options: Mapping[str, Any]
         except UsageError:
             raise
         except Exception as error:  # a third party's code
-            raise UsageError(f"plugin {owner!r} failed in {hook}: {error!r}", f"mend it, or: export {DISABLE}={owner}") from error
+            raise UsageError(
+                f"plugin {owner!r} failed in {hook}: {error!r}", f"mend it, or: export {DISABLE}={owner}"
+            ) from error
     return found
 
 
@@ -108,5 +111,3 @@ def parts(manager: pluggy.PluginManager, kind: str, options: Mapping[str, Any]) 
 def implementers(manager: pluggy.PluginManager, hook: str) -> list[str]:
     """Who implements a hook, in calling order: what answers first comes first."""
     return [implementation.plugin_name for implementation in reversed(getattr(manager.hook, hook).get_hookimpls())]
-
-

@@ -34,8 +34,12 @@ def _explain(line: bytes, path: Path, number: int, error: ValidationError) -> Jo
     try:
         fields = json.loads(line)
     except ValueError:
-        return JournalError(f"damaged line in the journal: {where}", f"restore {path.name} from a backup, then autoexp resume")
-    known = isinstance(fields, dict) and not any(e["type"] in ("union_tag_invalid", "extra_forbidden") for e in error.errors())
+        return JournalError(
+            f"damaged line in the journal: {where}", f"restore {path.name} from a backup, then autoexp resume"
+        )
+    known = isinstance(fields, dict) and not any(
+        e["type"] in ("union_tag_invalid", "extra_forbidden") for e in error.errors()
+    )
     if not known or (isinstance(fields.get("format"), int) and fields["format"] > FORMAT):
         return _newer(where)
     first = error.errors()[0]
@@ -97,7 +101,9 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._fd, self.size)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(f"no space left for {self.path}", "free some space, then: autoexp resume") from error
+                raise DiskFullError(
+                    f"no space left for {self.path}", "free some space, then: autoexp resume"
+                ) from error
             raise JournalError(f"cannot write {self.path}: {error.strerror}", "autoexp resume") from error
         self.size += len(line)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autoexp.errors import UsageError
 from autoexp.runs.records import Plan
-from autoexp.runs.state import BASELINE, LOOP, TOP, RunState
+from autoexp.runs.state import LOOP, TOP, RunState
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def select(
             "--only cannot be mixed with --from-stage or --to-stage", "choose one of them: autoexp start --help"
         )
     names = _names("--only", only, (*TOP, *LOOP)) if only is not None else None
-    inner = _names("--loop-only", loop_only, LOOP) if loop_only is not None else None
+    inner = tuple(_names("--loop-only", loop_only, LOOP)) if loop_only is not None else None
     if names is not None:
         in_loop = tuple(name for name in LOOP if name in names)
         top = tuple(name for name in TOP if name in names or (name == "loop" and in_loop))
@@ -111,6 +111,3 @@ def _names(flag: str, text: str | None, allowed: Sequence[str]) -> list[str]:
     if not names:
         raise UsageError(f"{flag} is empty", f"the stages are {', '.join(allowed)}")
     return names
-
-
-__all__ = ["BASELINE", "LOOP", "TOP", "Step", "next_stages", "pending", "select"]

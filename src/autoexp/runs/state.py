@@ -192,10 +192,22 @@ def _stage_skipped(state: RunState, event: ev.StageSkipped) -> Changes:
 
 def _baseline_opened(state: RunState, event: ev.BaselineOpened) -> Changes:
     applied = ev.Applied(
-        at=event.at, iteration=0, attempt=1, status="applied", by="nobody", source=event.source, constants=event.constants
+        at=event.at,
+        iteration=0,
+        attempt=1,
+        status="applied",
+        by="nobody",
+        source=event.source,
+        constants=event.constants,
     )
     first = Iteration(
-        number=0, stage="baseline", base=event.commit, commit=event.commit, ref=event.ref, proposer="baseline", applied=applied
+        number=0,
+        stage="baseline",
+        base=event.commit,
+        commit=event.commit,
+        ref=event.ref,
+        proposer="baseline",
+        applied=applied,
     )
     return _moved(state, first)
 

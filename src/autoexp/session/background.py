@@ -57,7 +57,9 @@ def raise_if_failed(paths: RunPaths) -> None:
     closed = state_of(paths).closed
     if closed is None:
         said = tail(paths.output, 2000).strip().splitlines()
-        raise AutoexpError(f"the session did not start: {said[-1] if said else 'it said nothing'}", f"see {paths.output}")
+        raise AutoexpError(
+            f"the session did not start: {said[-1] if said else 'it said nothing'}", f"see {paths.output}"
+        )
     if closed.exit_code:
         error = AutoexpError(closed.detail, closed.hint)
         error.exit_code = closed.exit_code

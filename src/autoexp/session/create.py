@@ -10,7 +10,7 @@ from pathlib import Path
 from autoexp.errors import RunError, UsageError
 from autoexp.plugins.manager import plugin_manager, versions
 from autoexp.runs import journal
-from autoexp.runs.events import PlanMade, RunCreated
+from autoexp.runs.events import Event, PlanMade, RunCreated
 from autoexp.runs.records import Plan
 from autoexp.runs.state import replay
 from autoexp.session.views import write_state
@@ -20,7 +20,9 @@ from autoexp.workspace.repository import Repository
 from autoexp.workspace.settings import Settings
 
 
-def create_run(workspace: Workspace, settings: Settings, plan: Plan, run_id: str | None, branch: str | None) -> RunPaths:
+def create_run(
+    workspace: Workspace, settings: Settings, plan: Plan, run_id: str | None, branch: str | None
+) -> RunPaths:
     """Make a run from what is checked out, or from `branch` where that exists already.
 
     Nothing but the run's folder is made; the branch and the worktrees come with its session.
@@ -34,7 +36,9 @@ def create_run(workspace: Workspace, settings: Settings, plan: Plan, run_id: str
     base = repository.resolve(f"refs/heads/{name}") or head
     paths = workspace.run(run_id or workspace.next_run_id(name))
     if paths.journal.exists():
-        raise RunError(f"run {paths.run_id!r} exists already", f"autoexp resume --run-id {paths.run_id}, or another --run-id")
+        raise RunError(
+            f"run {paths.run_id!r} exists already", f"autoexp resume --run-id {paths.run_id}, or another --run-id"
+        )
     created = RunCreated(
         run_id=paths.run_id,
         branch=name,
@@ -44,14 +48,14 @@ def create_run(workspace: Workspace, settings: Settings, plan: Plan, run_id: str
         settings=settings.model_dump(mode="json"),
         plugins=versions(plugin_manager()),
     )
-    events = [created, PlanMade(plan=plan)]
+    events: list[Event] = [created, PlanMade(plan=plan)]
     try:
         workspace.runs.mkdir(parents=True, exist_ok=True)
         _sweep(workspace.runs)
         temporary = RunPaths(Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.runs)))
         temporary.folder.chmod(0o755)
-        journal.create(temporary.journal, list(events))
-        write_state(temporary, replay(list(events)), temporary.journal.stat().st_size)
+        journal.create(temporary.journal, events)
+        write_state(temporary, replay(events), temporary.journal.stat().st_size)
         _move(temporary.folder, paths.folder)
     except OSError as error:
         raise explained(error, paths.folder) from error
@@ -82,6 +86,8 @@ def _move(temporary: Path, folder: Path) -> None:
             raise
         for name in ("state.json", "history.jsonl"):  # the journal last: with it the run exists
             if name == "history.jsonl" and (folder / name).exists():
-                raise RunError(f"run {folder.name!r} exists already", f"autoexp resume --run-id {folder.name}") from error
+                raise RunError(
+                    f"run {folder.name!r} exists already", f"autoexp resume --run-id {folder.name}"
+                ) from error
             os.replace(temporary / name, folder / name)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -59,7 +59,9 @@ class Session:
         while True:
             lock = Lock(self.paths.lock)
             if not lock.acquire(wait_seconds=1.0):
-                raise RunError(f"another session works on run {self.paths.run_id}", f"autoexp watch --run-id {self.paths.run_id}")
+                raise RunError(
+                    f"another session works on run {self.paths.run_id}", f"autoexp watch --run-id {self.paths.run_id}"
+                )
             try:
                 with self._signals():
                     state = self._work()
@@ -80,7 +82,12 @@ class Session:
                 self._loop()
                 self._close(*self._reason())
             except AutoexpError as error:
-                self._close("interrupted" if isinstance(error, Interrupted) else "error", str(error), error.hint, error.exit_code)
+                self._close(
+                    "interrupted" if isinstance(error, Interrupted) else "error",
+                    str(error),
+                    error.hint,
+                    error.exit_code,
+                )
                 raise
             except Exception as error:
                 self.log(traceback.format_exc(), "ERROR")
@@ -148,12 +155,16 @@ class Session:
         if step.skip:
             self.append(ev.StageSkipped(iteration=step.iteration, stage=step.stage))
             return True
-        event = getattr(self.plugins.hook, f"autoexp_{step.stage}")(state=self.state, context=self._context(step))
+        event: ev.Event | None = getattr(self.plugins.hook, f"autoexp_{step.stage}")(
+            state=self.state, context=self._context(step)
+        )
         if event is None:
             return False
         if not isinstance(event, STAGE_EVENTS[step.stage]):
             wanted = " or ".join(kind.__name__ for kind in STAGE_EVENTS[step.stage])
-            raise UsageError(f"stage {step.stage} returned {type(event).__name__} instead of {wanted}", "autoexp plugins")
+            raise UsageError(
+                f"stage {step.stage} returned {type(event).__name__} instead of {wanted}", "autoexp plugins"
+            )
         self.append(event)
         if isinstance(event, ev.Decided) and event.iteration == 0 and event.decision == "crash":
             raise AutoexpError(
@@ -227,7 +238,9 @@ class Session:
         for iteration in self.state.open.values():
             if iteration.job is not None and iteration.stage == "train":
                 self.log(f"ending the training of iteration {iteration.number}")
-                pick(self.executors, self.state.plan.executor, "executor").kill(self.paths.folder / iteration.job.folder)
+                pick(self.executors, self.state.plan.executor, "executor").kill(
+                    self.paths.folder / iteration.job.folder
+                )
 
     def _reason(self) -> tuple[str, str]:
         left = pending(self.state, self.state.plan)

@@ -11,7 +11,11 @@ from autoexp.runs.records import Plan
 from autoexp.spec.context import pick
 from autoexp.workspace.settings import Settings
 
-_KINDS = {"proposer": ("proposers", "proposer"), "executor": ("executors", "executor"), "rule": ("rules", "decision rule")}
+_KINDS = {
+    "proposer": ("proposers", "proposer"),
+    "executor": ("executors", "executor"),
+    "rule": ("rules", "decision rule"),
+}
 
 
 def first_plan(
@@ -44,5 +48,3 @@ def stage_changes(
     """
     top, loop = select(only, loop_only, from_stage, to_stage)
     return {"stages": top, "loop": loop}
-
-

@@ -12,7 +12,7 @@ from autoexp.session import views
 from autoexp.session.background import live, state_of
 from autoexp.workspace.inbox import queued
 from autoexp.workspace.paths import RunPaths
-from autoexp.workspace.report import LOG_FILE, progress
+from autoexp.workspace.report import LOG_FILE, WAIT_FILE, progress
 
 Phase = Literal["setup", "baseline", "loop", "done"]
 
@@ -107,7 +107,7 @@ def status(paths: RunPaths) -> Status:
         live=alive,
         pid=state.session.pid if alive and state.session else None,
         phase=_phase(state, summary),
-        waiting_on=_waiting_on(state, summary, alive, working),
+        waiting_on=_waiting_on(paths, state, summary, alive, working),
         setup_done=state.setup_done,
         baseline_done=state.baseline_closed,
         iterations_completed=summary["iterations_completed"],
@@ -173,10 +173,14 @@ def _in_progress(paths: RunPaths, state: RunState, number: int) -> InProgress:
                 fraction=fields.get("progress"),
             )
     description = iteration.proposal.description if iteration.proposal else ("baseline" if number == 0 else "")
-    return InProgress(iteration=number, stage=iteration.stage, attempt=iteration.attempt, description=description, progress=known)
+    return InProgress(
+        iteration=number, stage=iteration.stage, attempt=iteration.attempt, description=description, progress=known
+    )
 
 
-def _waiting_on(state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]) -> str:
+def _waiting_on(
+    paths: RunPaths, state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]
+) -> str:
     if not alive:
         if working:
             return f"nobody: iteration {working[0].iteration} stands at {working[0].stage}; autoexp resume goes on"
@@ -191,6 +195,9 @@ def _waiting_on(state: RunState, summary: dict[str, Any], alive: bool, working: 
     for item in working:
         name = f"iteration {item.iteration}" if item.iteration else "baseline"
         done = f" {item.progress.fraction:.0%}" if item.progress and item.progress.fraction is not None else ""
+        job = state.open[item.iteration].job
+        if job is not None and (paths.folder / job.folder / WAIT_FILE).exists():
+            done = " (waits for the device: another training is on it)"
         words.append(f"{name}: {item.stage}{done}")
     return ", ".join(words)
 
@@ -201,11 +208,13 @@ def _best(state: RunState, summary: dict[str, Any], baseline: float | None) -> B
     gain = None
     if baseline is not None:
         gain = baseline - state.best.metric if state.metric.direction == "min" else state.best.metric - baseline
-    return BestSoFar(**state.best.model_dump(), description=(summary.get("best_trial") or {}).get("description", ""), gain=gain)
+    return BestSoFar(
+        **state.best.model_dump(), description=(summary.get("best_trial") or {}).get("description", ""), gain=gain
+    )
 
 
 def _eta(state: RunState, summary: dict[str, Any], working: list[InProgress]) -> float | None:
-    seconds = summary.get("typical_seconds") or next(
+    seconds: float | None = summary.get("typical_seconds") or next(
         (w.progress.budget_seconds for w in working if w.progress and w.progress.budget_seconds), None
     )
     left = state.plan.target - summary["iterations_completed"] + (0 if state.baseline_closed else 1)
@@ -226,4 +235,3 @@ def _ended(state: RunState, alive: bool) -> str | None:
 def _train_log(paths: RunPaths, state: RunState) -> str | None:
     jobs = [iteration.job for iteration in state.open.values() if iteration.job is not None]
     return str(paths.folder / jobs[-1].folder / LOG_FILE) if jobs else None
-

@@ -22,7 +22,11 @@ def stop_run(paths: RunPaths, now: bool) -> str:
             time.sleep(0.05)
         if not live(paths):
             return "stopped"
-        return "stopping: no new iteration will begin" if taken == "taken" else "the run is busy and will stop after this stage"
+        return (
+            "stopping: no new iteration will begin"
+            if taken == "taken"
+            else "the run is busy and will stop after this stage"
+        )
     jobs = [iteration.job for iteration in state.open.values() if iteration.job and iteration.stage == "train"]
     if now and jobs and state.plan.executor == "local":
         for job in jobs:

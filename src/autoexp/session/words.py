@@ -38,7 +38,9 @@ def told(event: ev.Event) -> str:
             number = f"{result.metric:.6f}" if result.metric is not None else _short(result.reason)
             return f"{_number(event.iteration)} train: {result.status}: {number}"
         case ev.Triaged():
-            return f"{_number(event.iteration)} triage: {event.action}" + (f": {_short(event.reason)}" if event.reason else "")
+            return f"{_number(event.iteration)} triage: {event.action}" + (
+                f": {_short(event.reason)}" if event.reason else ""
+            )
         case ev.Recorded():
             return f"{_number(event.trial.iteration)} record: {event.trial.status}"
         case ev.Decided():

@@ -130,13 +130,14 @@ def _pause(seconds: float, stop: Callable[[], bool]) -> None:
         time.sleep(min(left, 0.1))
 
 
-_START = re.compile(r'\{\s*["}]')
+_START = re.compile(r'\{\s*(?:"(?:[^"\\\n]|\\.)*"\s*:|\})')
+"""How an object begins: with a first key, or at once its end."""
 _DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 """NaN and Infinity are not JSON, and no value that a proposal could set: they become null, which is refused."""
 
 
 def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
-    """The last outermost objects in `text`, in order, and what was wrong with the last piece that looked like one.
+    """The last outermost objects in `text`, in order, and what is wrong with a broken one after them.
 
     Linear: after a failure the search goes on from the last brace before it, so no piece is read more than thrice.
     """
@@ -146,39 +147,35 @@ def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
     position = 0
     while match := _START.search(text, position):
         start = match.start()
-        try:
-            value, position = _decode(text, start)
-        except json.JSONDecodeError as error:
-            stopped = start + error.pos
-            broken = f"{error.msg} near {text[stopped : stopped + 40]!r}"
-        except RecursionError:
-            broken, stopped = "nested too deeply", start + max(1000, len(text) // 1000)
-        except ValueError as error:  # a number of thousands of digits
-            broken, stopped = str(error), start
-        else:
+        value, stopped, broken = _decode(text, start)
+        if value is not None:
             found.append(value)
-            broken = ""
-            continue
-        position = max(start + 1, text.rfind("{", start + 1, stopped + 1))
+            position = stopped
+        else:
+            position = max(start + 1, text.rfind("{", start + 1, stopped + 1))
     return list(found), broken
 
 
-def _decode(text: str, start: int) -> tuple[dict[str, Any], int]:
-    """The object at `start` and where it ends. Errors tell the position from `start` on.
+def _decode(text: str, start: int) -> tuple[dict[str, Any] | None, int, str]:
+    """The object at `start` or None, where reading it stopped, and why.
 
     Decoded in windows that grow: the decoder's errors count the lines of all they were given before the error, which
     over many failures in a long text would be quadratic.
     """
     size = 512
     while True:
-        window = text[start : start + size]
         try:
-            value, end = _DECODER.raw_decode(window)
-            return _clean(value), start + end
+            value, end = _DECODER.raw_decode(text[start : start + size])
+            return _clean(value), start + end, ""
         except json.JSONDecodeError as error:
+            stopped, problem = start + error.pos, error.msg
             cut = error.pos > size - 64 or error.msg.startswith("Unterminated")
             if start + size >= len(text) or not cut:
-                raise
+                return None, stopped, f"{problem} near {text[stopped : stopped + 40]!r}"
+        except RecursionError:  # the window before this one was not too deep
+            return None, start + size // 8, "nested too deeply"
+        except ValueError as error:  # a number of thousands of digits
+            return None, start, str(error)
         size *= 8
 
 

@@ -35,7 +35,11 @@ class JobSpec:
     cwd: Path
     env: Mapping[str, str]
     timeout_seconds: float
+    locks: Path
+    """A folder that all runs of the workspace share, for locks on what they share."""
     slot: int = 0
+    """Which of the `slots` workers it is for: its device."""
+    slots: int = 1
 
 
 @dataclass(frozen=True)

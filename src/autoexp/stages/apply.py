@@ -61,7 +61,8 @@ def make(proposal: Proposal, worktree: Path, context: Context) -> str:
         else:
             if text.count(edit.old) != 1:
                 raise ProposalError(
-                    f"{edit.path}: the text to replace occurs {text.count(edit.old)} times, not once", "autoexp propose --help"
+                    f"{edit.path}: the text to replace occurs {text.count(edit.old)} times, not once",
+                    "autoexp propose --help",
                 )
             path.write_text(text.replace(edit.old, edit.new))
             done.append(f"replaced text in {edit.path}")
@@ -73,7 +74,9 @@ def _path_of(edit: SetConstant | Replace, worktree: Path, context: Context) -> P
     editable = _existing(worktree, files.editable, files.frozen)
     if edit.path is not None:
         if worktree / edit.path not in editable:
-            raise ProposalError(f"{edit.path} is not editable (files.editable: {', '.join(files.editable)})", "autoexp doctor")
+            raise ProposalError(
+                f"{edit.path} is not editable (files.editable: {', '.join(files.editable)})", "autoexp doctor"
+            )
         return worktree / edit.path
     assert isinstance(edit, SetConstant)
     for path in editable:
@@ -111,9 +114,7 @@ def _ask(iteration: Iteration, worktree: Path, context: Context) -> str:
     return answer.summary
 
 
-def _inspect(
-    state: RunState, iteration: Iteration, worktree: Path, context: Context, summary: str, by: str
-) -> Applied:
+def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Context, summary: str, by: str) -> Applied:
     """Compare the worktree with the base: claims and exit codes prove nothing, the difference does."""
     files = context.settings.files
     tree, changes = context.repository.changes(worktree, iteration.base, ignore=files.link)
@@ -134,9 +135,7 @@ def _inspect(
     if same is not None and iteration.proposer not in PEOPLE:
         return _applied(context, "repeated", f"the same program as iteration {same}", by)
     changed = tuple(change.path for change in changes)
-    return _applied(
-        context, "applied", summary, by, tree=tree, source=source, changed=changed, constants=constants
-    )
+    return _applied(context, "applied", summary, by, tree=tree, source=source, changed=changed, constants=constants)
 
 
 def _applied(context: Context, status: str, summary: str, by: str, **more: object) -> Applied:

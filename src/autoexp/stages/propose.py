@@ -25,7 +25,9 @@ def autoexp_propose(state: RunState, context: Context) -> Event | None:
         proposal, proposer = taken
     else:
         proposal, proposer = _ask(state, context)
-    write_atomic(context.paths.iteration(context.iteration) / "proposal.json", proposal.model_dump_json(indent=2) + "\n")
+    write_atomic(
+        context.paths.iteration(context.iteration) / "proposal.json", proposal.model_dump_json(indent=2) + "\n"
+    )
     return Proposed(iteration=context.iteration, base=state.tip, proposal=proposal, proposer=proposer)
 
 
@@ -58,5 +60,6 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
             )
         context.log(f"propose: {name} has nothing to propose")
     raise PreconditionError(
-        f"no proposer has anything left to propose ({', '.join(dict.fromkeys(names))})", "autoexp propose --set NAME=VALUE"
+        f"no proposer has anything left to propose ({', '.join(dict.fromkeys(names))})",
+        "autoexp propose --set NAME=VALUE",
     )

@@ -18,7 +18,9 @@ def autoexp_record(state: RunState, context: Context) -> Event | None:
     source, constants = (iteration.applied.source, iteration.applied.constants) if iteration.applied else ("", {})
     if not iteration.applied:
         files = context.settings.files
-        source, constants = described(context.repository, iteration.commit or iteration.base, files.editable, files.frozen)
+        source, constants = described(
+            context.repository, iteration.commit or iteration.base, files.editable, files.frozen
+        )
     description = iteration.proposal.description if iteration.proposal else "the program as it is"
     return Recorded(
         trial=Trial(

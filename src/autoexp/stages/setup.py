@@ -25,12 +25,15 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
     if not editable:
         globs = ", ".join(settings.files.editable)
         raise PreconditionError(
-            f"no committed file matches files.editable ({globs})", f"git add {globs} && git commit, or: autoexp init my-research"
+            f"no committed file matches files.editable ({globs})",
+            f"git add {globs} && git commit, or: autoexp init my-research",
         )
     context.repository.exclude(["/workflows/runs/", "/results.tsv"])
     if settings.train.command and (command := filled(settings.train.command[0], context.workspace)):
         if shutil.which(command) is None and not (context.workspace.root / command).exists():
-            raise PreconditionError(f"the training command {command!r} is not on PATH", f"install {command}, then: autoexp resume")
+            raise PreconditionError(
+                f"the training command {command!r} is not on PATH", f"install {command}, then: autoexp resume"
+            )
     missing = missing_data(context)
     if missing:
         _prepare(context, missing)
@@ -58,7 +61,9 @@ def _prepare(context: Context, missing: list[str]) -> None:
     if not context.plan.auto_prepare or not command:
         raise PreconditionError(f"data is missing: {', '.join(missing)}", f"{by_hand}, then: autoexp resume")
     if shutil.which(command[0]) is None:
-        raise PreconditionError(f"the prepare command {command[0]!r} is not on PATH", f"install {command[0]}, then: autoexp resume")
+        raise PreconditionError(
+            f"the prepare command {command[0]!r} is not on PATH", f"install {command[0]}, then: autoexp resume"
+        )
     log = context.paths.folder / "prepare.log"
     context.log(f"setup: preparing data: {' '.join(command)} (log: {log})")
     with log.open("ab") as output:
@@ -79,6 +84,8 @@ def _prepare(context: Context, missing: list[str]) -> None:
             process.wait()
     if process.returncode:
         said = " ".join(tail(log, 2000).strip().splitlines()[-2:])
-        raise PreconditionError(f"preparing data failed (exit {process.returncode}): {said}", f"{by_hand}, then: autoexp resume")
+        raise PreconditionError(
+            f"preparing data failed (exit {process.returncode}): {said}", f"{by_hand}, then: autoexp resume"
+        )
     if missing := missing_data(context):
         raise PreconditionError(f"data is still missing after preparing: {', '.join(missing)}", f"see {log}")

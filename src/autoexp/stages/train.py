@@ -60,5 +60,7 @@ def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
         cwd=context.paths.worktree(iteration.slot),
         env=env,
         timeout_seconds=train.timeout_seconds,
+        locks=context.workspace.runs,
         slot=iteration.slot,
+        slots=context.plan.workers,
     )

@@ -10,7 +10,9 @@ from autoexp.workspace.constants import declared
 from autoexp.workspace.repository import Repository, matches
 
 
-def editable_files(repository: Repository, commit: str, editable: Sequence[str], frozen: Sequence[str] = ()) -> list[str]:
+def editable_files(
+    repository: Repository, commit: str, editable: Sequence[str], frozen: Sequence[str] = ()
+) -> list[str]:
     """The paths of a commit (or tree) that a proposal may change."""
     return [path for path in repository.files(commit) if matches(path, editable) and not matches(path, frozen)]
 

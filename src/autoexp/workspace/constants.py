@@ -148,9 +148,7 @@ def _assignment(node: ast.stmt) -> tuple[str | None, ast.expr | None]:
     return None, None
 
 
-def _space(
-    comment: str, value: Constant
-) -> tuple[float | None, float | None, bool, tuple[Constant, ...] | None]:
+def _space(comment: str, value: Constant) -> tuple[float | None, float | None, bool, tuple[Constant, ...] | None]:
     if match := _RANGE.match(comment):
         low, high = _parsed(match[1]), _parsed(match[2])
         if isinstance(value, str | bool) or not isinstance(low, int | float) or not isinstance(high, int | float):

@@ -71,7 +71,9 @@ def remove(paths: RunPaths, number: int) -> Proposal:
     """Take a waiting proposal out. Raises ProposalError when there is no such number."""
     waiting = queued(paths)
     if not 1 <= number <= len(waiting):
-        raise ProposalError(f"there is no queued proposal {number} (there are {len(waiting)})", "autoexp propose --list")
+        raise ProposalError(
+            f"there is no queued proposal {number} (there are {len(waiting)})", "autoexp propose --list"
+        )
     waiting[number - 1].path.unlink(missing_ok=True)
     return waiting[number - 1].proposal
 

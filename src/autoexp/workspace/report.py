@@ -13,6 +13,8 @@ from autoexp.runs.records import Metric, Outcome
 from autoexp.workspace.files import tail
 
 REPORT_FILE, METRICS_FILE, LOG_FILE = "report.json", "metrics.jsonl", "train.log"
+WAIT_FILE = "waiting"
+"""There while a job waits for its device; its deadline begins afterwards."""
 TAIL_BYTES = 1 << 20
 """How much of a log's end is searched for the summary: it is the last thing printed."""
 
@@ -35,7 +37,7 @@ def outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_se
     }
     if status != "exited":
         ended = status if status in ("timeout", "killed", "lost") else "crash"
-        return Outcome(status=ended, reason=reason, **known)  # type: ignore[arg-type]  # narrowed above
+        return Outcome.model_validate({"status": ended, "reason": reason, **known})
     unfinished = report is not None and report.get("status") not in (None, "ok")
     if code != 0 or unfinished:
         checkpoint = report.get("checkpoint") if report and report.get("status") == "evaluating" else None

@@ -137,7 +137,9 @@ class Repository:
             self.remove_worktree(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             # no hooks of the user's (post-checkout): they are written for the user's checkout
-            self.run("-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--force", "--detach", str(path), commit)
+            self.run(
+                "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--force", "--detach", str(path), commit
+            )
         for name in link:
             target = self.root / name
             if target.exists() and not (path / name).exists():
