@@ -136,7 +136,7 @@ def _prctl(option: int, value: int = 1) -> None:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What the trainer's process does before it becomes the trainer: ask the kernel for SIGKILL when its keeper dies."""
+    """Done in the child before it becomes the trainer: ask the kernel for SIGKILL when its keeper dies."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork

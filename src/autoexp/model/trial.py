@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from autoexp.model import attention
+from autoexp.model.audit import check_causal, check_probabilities
 from autoexp.model.clock import Optimizer, Rewind, TrainingClock, seconds_since_process_start
 from autoexp.model.console import Progress
 from autoexp.model.data import Batches, rows_at_a_time
@@ -260,7 +261,8 @@ class Trial:
         """Save the weights, evaluate, report and print the summary. Returns the validation bits per byte.
 
         `losses` is what `compiled` returned: called with inputs and targets it gives the cross-entropy of every
-        target, (rows, seq_len) float32, in nats.
+        target, (rows, seq_len) float32, in nats. `model` itself must take shorter rows too. Raises TrainingFailed
+        if they fail the tests of audit.py.
         """
         assert self.path is not None and self.metrics is not None
         self.phase = "evaluate"
@@ -275,6 +277,8 @@ class Trial:
         began = seconds_since_process_start()
         self._evaluated(0.0)
         val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated)
+        check_causal(losses, self.data, self.device, self.rows_per_part if self.device.compiles else 1)
+        check_probabilities(model, self.data, self.device)
         self._evaluated(1.0)
         ended = seconds_since_process_start()
         report = {

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 
-from autoexp.executors.local import Local
+from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.session import requests
 from autoexp.session.background import live, state_of, submit
+from autoexp.spec.context import pick
 from autoexp.workspace.paths import RunPaths
 
 END_SECONDS = 20.0
 
 
 def stop_run(paths: RunPaths, now: bool) -> str:
-    """Ask the live session to stop; with `now`, also end the trainings of a run that has none. Returns what was done."""
+    """Ask the live session to stop; with `now`, end the trainings too, live or not. Returns what was done."""
     state = state_of(paths)
     if live(paths):
         taken = submit(paths, requests.Request(kind="stop", now=now))
@@ -28,8 +29,9 @@ def stop_run(paths: RunPaths, now: bool) -> str:
             else "the run is busy and will stop after this stage"
         )
     jobs = [iteration.job for iteration in state.open.values() if iteration.job and iteration.stage == "train"]
-    if now and jobs and state.plan.executor == "local":
+    if now and jobs:
+        executor = pick(parts(plugin_manager(), "executors", {}), state.plan.executor, "executor")
         for job in jobs:
-            Local().kill(paths.folder / job.folder)
+            executor.kill(paths.folder / job.folder)
         return f"no session was live; ended {len(jobs)} training" + ("s" if len(jobs) > 1 else "")
     return "no session is live"

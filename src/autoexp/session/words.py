@@ -12,7 +12,8 @@ def told(event: ev.Event) -> str:
             return f"run {event.run_id} created: branch {event.branch}, base {event.base[:7]}, seed {event.seed}"
         case ev.PlanMade():
             plan = event.plan
-            return f"plan: stages {','.join(plan.stages)}; iterations up to {plan.target}; proposer {plan.proposer}; rule {plan.rule}"
+            stages = ",".join(plan.stages)
+            return f"plan: {stages}; iterations up to {plan.target}; proposer {plan.proposer}; rule {plan.rule}"
         case ev.StopRequested():
             return "stop requested: no new iteration will be opened"
         case ev.SessionOpened():

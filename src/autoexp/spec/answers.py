@@ -143,15 +143,16 @@ def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
     """
     text = text.replace("\x00", "").encode(errors="ignore").decode()
     found: deque[dict[str, Any]] = deque(maxlen=100)
-    broken = ""
-    position = 0
+    broken, reach, position = "", 0, 0
     while match := _START.search(text, position):
         start = match.start()
-        value, stopped, broken = _decode(text, start)
+        value, stopped, problem = _decode(text, start)
         if value is not None:
             found.append(value)
             position = stopped
+            broken = broken if start < reach else ""  # what is inside of a broken one does not make up for it
         else:
+            broken, reach = problem, stopped
             position = max(start + 1, text.rfind("{", start + 1, stopped + 1))
     return list(found), broken
 

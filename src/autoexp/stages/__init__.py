@@ -1,1 +1,1 @@
-"""The stages, one file and one hook each: setup, baseline, then propose, apply, commit, train, triage, record, decide."""
+"""The stages, one file and one hook each, named as in the hook and in the flags."""

@@ -1,4 +1,4 @@
-"""apply: make the proposal's edits in the iteration's worktree, by themselves or by an agent, and check what changed."""
+"""apply: make the proposal's edits in the iteration's worktree, or have an agent do it, and check what changed."""
 
 from __future__ import annotations
 
@@ -36,10 +36,8 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
         return _applied(context, "failed", "there is no proposal to apply", "nobody")
     by = "agent" if repair or not iteration.proposal.edits else "edits"
     try:
-        if by == "edits":
-            summary = make(iteration.proposal, worktree, context)
-        else:
-            summary = _ask(iteration, worktree, context)
+        edits = by == "edits"
+        summary = make(iteration.proposal, worktree, context) if edits else _ask(iteration, worktree, context)
     except (ProposalError, RepositoryError, AgentError) as error:
         return _applied(context, "failed", f"could not be applied: {error}", by)
     return _inspect(state, iteration, worktree, context, summary, by)

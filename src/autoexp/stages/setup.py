@@ -29,11 +29,11 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
             f"git add {globs} && git commit, or: autoexp init my-research",
         )
     context.repository.exclude(["/workflows/runs/", "/results.tsv"])
-    if settings.train.command and (command := filled(settings.train.command[0], context.workspace)):
-        if shutil.which(command) is None and not (context.workspace.root / command).exists():
-            raise PreconditionError(
-                f"the training command {command!r} is not on PATH", f"install {command}, then: autoexp resume"
-            )
+    command = filled(settings.train.command[0], context.workspace)
+    if shutil.which(command) is None and not (context.workspace.root / command).exists():
+        raise PreconditionError(
+            f"the training command {command!r} is not on PATH", f"install {command}, then: autoexp resume"
+        )
     missing = missing_data(context)
     if missing:
         _prepare(context, missing)

@@ -64,7 +64,7 @@ class Workspace:
         return [name for _, name in sorted(found)]
 
     def existing(self, run_id: str | None) -> RunPaths:
-        """The run with this id, by default the newest. Raises RunError when there is none, and names those there are."""
+        """The run with this id, by default the newest. Raises RunError that names those there are."""
         known = self.run_ids()
         if run_id is None:
             if not known:

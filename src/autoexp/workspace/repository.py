@@ -154,7 +154,7 @@ class Repository:
         self.run("worktree", "prune")
 
     def _worktree_env(self, path: Path) -> dict[str, str] | None:
-        """GIT_DIR and GIT_WORK_TREE of a worktree; None when it is not one, or its lock files say git was killed in it."""
+        """GIT_DIR and GIT_WORK_TREE of a worktree; None when it is none, or git was killed in it (a lock is left)."""
         try:
             pointer = (path / ".git").read_text().strip()
         except (OSError, UnicodeDecodeError):
@@ -186,7 +186,10 @@ class Repository:
         return tree, [Change(name, entry.split()[1]) for entry, name in zip(fields[::2], fields[1::2], strict=True)]
 
     def apply_patch(self, path: Path, diff: str) -> None:
-        """Apply a unified diff to the files of a worktree. Raises RepositoryError with git's reason; nothing is changed then."""
+        """Apply a unified diff to the files of a worktree, wholly or not at all.
+
+        Raises RepositoryError with git's reason.
+        """
         env = self._worktree_env(path)
         if env is None:
             raise RepositoryError(f"{path} is not a worktree of this run", "autoexp resume")

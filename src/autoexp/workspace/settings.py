@@ -8,6 +8,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
@@ -24,8 +25,8 @@ def _words(value: Any) -> Any:
     return shlex.split(value) if isinstance(value, str) else value
 
 
-Command = Annotated[tuple[str, ...], BeforeValidator(_words)]
-"""A command line: a list, or one string that is split as a shell would. `{python}`, `{cache}`, `{root}` are filled in."""
+Command = Annotated[tuple[str, ...], BeforeValidator(_words), Field(min_length=1)]
+"""A command line: a list, or a string that is split as a shell does. {python}, {cache} and {root} are filled in."""
 
 
 class Section(BaseModel):
@@ -126,7 +127,7 @@ def filled(text: str, workspace: Workspace) -> str:
     """`text` with {python}, {cache} and {root} replaced, and a leading `~` expanded."""
     for name, value in (("python", sys.executable), ("cache", str(cache_dir())), ("root", str(workspace.root))):
         text = text.replace("{" + name + "}", value)
-    return os.path.expanduser(text)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 def _file(workspace: Workspace) -> tuple[str, dict[str, Any]]:
