@@ -154,9 +154,15 @@ PROPOSAL = {"status": "ok", "description": "d", "change_plan": "p", "commit_desc
 
 def test_keys_that_nobody_asked_for_are_dropped() -> None:
     said = json.dumps({**PROPOSAL, "confidence": 0.9, "edits": None})
-    assert ask(Scripted(said), Proposal) == Proposal(**PROPOSAL)  # type: ignore[arg-type]
+    assert ask(Scripted(said), Proposal) == Proposal(**PROPOSAL)
     said = json.dumps({"action": "fix_and_rerun", "reason": None, "more": 1})
     assert ask(Scripted(said), TriageAnswer) == TriageAnswer(action="fix_and_rerun")
+
+
+def test_a_proposal_that_is_broken_around_a_whole_edit_is_told_so() -> None:
+    agent = Scripted('{"status": "ok", "edits": [{"op": "set", "name": "LR", "value": 1},]}', json.dumps(PROPOSAL))
+    assert ask(agent, Proposal).description == "d"
+    assert "is not valid: Expecting value near" in agent.prompts[1] or "Illegal trailing comma" in agent.prompts[1]
 
 
 def test_what_a_proposal_refuses_is_told() -> None:

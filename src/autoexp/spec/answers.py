@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autoexp.spec.ports import Agent
 
 A = TypeVar("A", bound=BaseModel)
-SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
 BACK_OFF = (0.2, 0.5, 1.0, 2.0)
 """Seconds before the second, third ... call, half of them to one and a half times as many."""
 
