@@ -126,7 +126,7 @@ def _steps(evidence: Evidence) -> list[tuple[int, Idea]]:
                 rank, worth, distance, why = step
                 other = axis.beyond(value, way, min(distance, max(LONGEST, axis.stride)))
                 if other is not None and evidence.safe(axis, other):
-                    found.append((rank, worth if rank < 2 else float(place), ({name: other}, why)))
+                    found.append((rank, float(place) if rank == 2 else worth, ({name: other}, why)))
     return [(rank, idea) for rank, _, idea in sorted(found, key=lambda item: item[:2])]
 
 
@@ -148,12 +148,8 @@ def _step(evidence: Evidence, axis: Axis, value: Constant, way: int) -> tuple[in
     if arrived is not None and arrived.gain is not None and axis.ordered:
         start, end = axis.unit(arrived.before), axis.unit(value)
         last = abs((end or 0.0) - (start or 0.0)) or axis.stride
-        return (
-            (0 if arrived.gain >= CLEAR * evidence.typical else 3),
-            -arrived.iteration,
-            last * GROWTH,
-            f"{_told(arrived)}, so this goes further the same way",
-        )
+        rank = 0 if arrived.gain >= CLEAR * evidence.typical else 3
+        return rank, -arrived.gain, last * GROWTH, f"{_told(arrived)}, so this goes further the same way"
     back = next((move for move in reversed(from_here) if evidence.direction(axis, value, move.after) == -way), None)
     if back is not None and (back.gain is None or back.gain < 0):
         loss = abs(back.gain) if back.gain is not None else evidence.typical
