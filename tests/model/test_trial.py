@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from autoexp.model.audit import check_causal, check_probabilities
 from autoexp.model.clock import TrainingClock
 from autoexp.model.data import Batches, rows_at_a_time
 from autoexp.model.errors import TrainingFailed
@@ -169,6 +170,29 @@ def test_bits_per_byte_by_hand(tiny_data: Path, tmp_path: Path) -> None:
             evaluate(lambda inputs, targets: inputs * math.nan, data, trial.device, 8)
 
 
+def test_what_is_no_language_model_is_found_out(train_module: ModuleType, tiny_data: Path, tmp_path: Path) -> None:
+    trial, _ = trial_in_process(tiny_data, tmp_path)
+    with trial:
+        model: Any = train_module.GPT(trial.data.vocab_size, trial.data.seq_len)
+        model.init_weights(torch.float32)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        check_causal(model, trial.data, trial.device, 2)
+        check_probabilities(model, trial.data, trial.device)
+
+        def peeks(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return model(inputs, targets) - 0.1 * (inputs.roll(-1, dims=1) == targets)
+
+        def flatters(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return 0.9 * model(inputs, targets)
+
+        with pytest.raises(TrainingFailed, match="sees tokens"):
+            check_causal(peeks, trial.data, trial.device, 2)
+        with pytest.raises(TrainingFailed, match="not those of probabilities"):
+            check_probabilities(flatters, trial.data, trial.device)
+
+
 def test_the_guard_stops_what_is_lost_and_lets_a_spike_pass() -> None:
     for lost in (math.nan, math.inf, 101.0):
         with pytest.raises(TrainingFailed, match="at step 0"):
@@ -274,6 +298,7 @@ def test_killed_in_evaluation_it_leaves_a_checkpoint_to_go_on_from(bundled_data:
     ("edit", "phase", "reason", "trace"),
     [
         (("step.done(total,", 'step.done(total * float("nan"),'), "warmup", "loss is nan at step 0", False),
+        (("return nn.functional.cross", "return 0.9 * nn.functional.cross"), "evaluate", "the losses are not", False),
         (("return multiplier", "return multiplier / 0"), "warmup", "ZeroDivisionError", True),
     ],
 )
@@ -281,7 +306,7 @@ def test_a_failure_is_fast_and_says_why(
     tiny_data: Path, tmp_path: Path, edit: tuple[str, str], phase: str, reason: str, trace: bool
 ) -> None:
     write_train(tmp_path / "train.py", lambda text: text.replace(*edit))
-    run = run_train(tmp_path, tiny_data, AUTOEXP_BUDGET_SECONDS="60")
+    run = run_train(tmp_path, tiny_data, AUTOEXP_BUDGET_SECONDS="60" if phase == "warmup" else "0.2")
     assert run.returncode == 1
     report = read(tmp_path / "report.json")
     assert (report["status"], report["phase"]) == ("failed", phase)

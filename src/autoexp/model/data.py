@@ -63,7 +63,7 @@ class Batches:
 def to_device(rows: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
     """Inputs and targets of `rows` (n, seq_len + 1), each (n, seq_len) int64 on `device`."""
     # Torch knows few operations on uint16: carry the bits as int16 and widen them on the device.
-    packed = torch.from_numpy(np.ascontiguousarray(rows).view(np.int16))
+    packed = torch.from_numpy(np.array(rows).view(np.int16))  # a copy: the map is read-only
     if device.type == "cuda":
         packed = packed.pin_memory()
     ids = packed.to(device, non_blocking=True).long() & 0xFFFF

@@ -24,17 +24,17 @@ class TrainerError(Exception):
         self.hint = hint
 
 
-class BadInput(TrainerError):  # noqa: N818
+class BadInput(TrainerError):
     """An argument, a setting or a file that cannot be used."""
 
 
-class Missing(TrainerError):  # noqa: N818
+class Missing(TrainerError):
     """A precondition that is not there; doing what the hint says makes it so."""
 
     exit_code = 3
 
 
-class TrainingFailed(TrainerError):  # noqa: N818
+class TrainingFailed(TrainerError):
     """A loss or a metric that is no real number, or a run that diverged."""
 
 
