@@ -49,7 +49,7 @@ class ModelServer:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-            def do_POST(self) -> None:  # noqa: N802
+            def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 self.send_response(server.status)
                 if server.status != 200:

@@ -76,7 +76,7 @@ def test_no_text_at_all_is_told_by_the_last_line_of_stderr(tmp_path: Path, progr
 
 def test_running_out_of_time(tmp_path: Path, program: Program) -> None:
     program("time.sleep(600)")
-    with pytest.raises(AgentError, match="no answer in 0.5 seconds"):
+    with pytest.raises(AgentError, match=r"no answer in 0\.5 seconds"):
         ask(tmp_path, timeout_seconds=0.5)
     assert meta(tmp_path)["how"] == "timeout"
 
