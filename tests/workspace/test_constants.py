@@ -22,7 +22,8 @@ def test_values_are_found() -> None:
     "source",
     [
         "A = (1, 2)", "A = [1]", "A = B", "A = f(1)", "a = 1", "A, B = 1, 2", "A = B = 1", "A: int", "A = 1e999",
-        "A = 1j", "A = 2**99", "A = 2**-1", "A = None", "A = f'x'", "A = '''x\ny'''", "if x:\n    A = 1", "def f():\n    A = 1",
+        "A = 1j", "A = 2**99", "A = 2**-1", "A = None", "A = f'x'", "A = '''x\ny'''", "if x:\n    A = 1",
+        "def f():\n    A = 1",
         "A = 1\nA = 2", "A = 1\nA += 1", "A = (1, 2)\nA = 3", "A = 1\nfor A in range(3):\n    pass", "A = 1\ndel A",
         "A = (", "A = 1\0", "",
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ HISTORY = 200
 """Trials that are looked at, the latest; all of them count as tried."""
 FAILED = ("crash", "timeout")
 """The candidate's own fault. A training that was killed or lost says nothing about it."""
+
+SAMPLED = 100
+"""Trials that are told to the estimator, the latest: telling one takes about a millisecond."""
 
 Key = frozenset[tuple[str, Constant]]
 
@@ -129,7 +132,7 @@ class Evidence:
         return {**start, **edits} if start and edits else {}
 
 
-def suggest(evidence: Evidence, seed: int, times: int) -> list[dict[str, Constant]]:
+def suggest(evidence: Evidence, seed: int, times: int) -> Iterator[dict[str, Constant]]:
     """Points that Optuna's tree-structured Parzen estimator finds promising, from the trials told to it.
 
     The study is made anew for each proposal, so that the answer hangs on the run's trials and `seed` alone. A failed
@@ -144,21 +147,20 @@ def suggest(evidence: Evidence, seed: int, times: int) -> list[dict[str, Constan
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=1),
     )
     distributions = {name: _distribution(axis) for name, axis in space.items()}
-    metrics = [trial.metric for trial in evidence.told if trial.metric is not None] or [0.0]
+    told = evidence.told[-SAMPLED:]
+    metrics = [trial.metric for trial in told if trial.metric is not None] or [0.0]
     low, high = min(metrics), max(metrics)
     penalty = high + (high - low) if state.metric.direction == "min" else low - (high - low)
     complete, running = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.RUNNING
-    for trial in evidence.told:
+    for trial in told:
         value = penalty if trial.status in FAILED else trial.metric
         if value is not None:
             study.add_trial(_told(space, distributions, trial.constants, complete, value))
     for values in evidence.flying:
         study.add_trial(_told(space, distributions, values, running))
-    found = []
     for _ in range(times):
         point = study.ask(distributions).params
-        found.append({n: axis.nearest(point[n]) if axis.ordered else point[n] for n, axis in space.items()})
-    return found
+        yield {n: axis.nearest(point[n]) if axis.ordered else point[n] for n, axis in space.items()}
 
 
 def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
