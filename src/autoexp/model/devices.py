@@ -73,9 +73,12 @@ class Device:
         return torch.cuda.mem_get_info(self.torch_device)[0] if self.torch_device.type == "cuda" else None
 
 
-def open_device(environ: Mapping[str, str] = os.environ) -> Device:
-    """Pick the best device and set torch up for it. Raises BadInput for a device or thread count that is none."""
-    name = environ.get("AUTOEXP_DEVICE") or best_device()
+def open_device(environ: Mapping[str, str] = os.environ, default: str = "best") -> Device:
+    """Set torch up for `$AUTOEXP_DEVICE`, else for `default`; `best` is CUDA, else MPS, else the CPU.
+
+    Raises BadInput for a device or thread count that is none.
+    """
+    name = environ.get("AUTOEXP_DEVICE") or (best_device() if default == "best" else default)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

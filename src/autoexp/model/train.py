@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -308,7 +309,7 @@ class MuonAdamW:
     def __init__(self, groups: Iterator[dict[str, Any]], compiles: bool) -> None:
         self.param_groups = [{**group, "initial_lr": group["lr"]} for group in groups]
         self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
-        self.scalar = torch.tensor if compiles else float
+        self.scalar = partial(torch.tensor, dtype=torch.float32) if compiles else float
         self.muon_update = torch.compile(muon_update, dynamic=False) if compiles else muon_update
         self.adamw_update = torch.compile(adamw_update, dynamic=False) if compiles else adamw_update
 

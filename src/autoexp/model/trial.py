@@ -81,6 +81,7 @@ class Trial:
         self.profile = PROFILES[profile]
         self.phase = "setup"
         self.path: Path | None = None  # of report.json
+        self.saved: Path | None = None  # the checkpoint, once there is one
         self.metrics: Metrics | None = None
         self.progress = Progress()
         try:
@@ -93,7 +94,8 @@ class Trial:
                 raise BadInput(f"AUTOEXP_CHECKPOINT={self.checkpoint} is not there", "unset it to train")
             self.path = report_path(environ)
             self.data = find_prepared(self.profile.name, environ)
-            self.device = open_device(environ)
+            # The cpu profile stays on the CPU even beside a GPU: its budget is too short to compile anything.
+            self.device = open_device(environ, "cpu" if self.profile.device == "cpu" else "best")
             on_cpu = self.device.torch_device.type == "cpu"
             self.clock = clock or TrainingClock(budget, work=time.process_time if on_cpu else None)
             self.metrics = Metrics(self.path.with_name("metrics.jsonl"), append=self.checkpoint is not None)
@@ -134,7 +136,8 @@ class Trial:
 
     def _failed(self, reason: str) -> None:
         if self.path is not None:
-            write_report(self.path, {"status": "failed", "phase": self.phase, "reason": reason})
+            facts = {"checkpoint": str(self.saved)} if self.saved is not None else {}
+            write_report(self.path, {"status": "failed", "phase": self.phase, "reason": reason, **facts})
 
     # --- building -----------------------------------------------------------------------------------------------
 
@@ -268,11 +271,10 @@ class Trial:
         self.phase = "evaluate"
         model.eval()
         report = self._facts(model)
+        saved = self.checkpoint or self.path.with_name("checkpoint.pt")
         if self.checkpoint is None:
-            saved = self.path.with_name("checkpoint.pt")
             save_checkpoint(saved, model, report)
-        else:
-            saved = self.checkpoint
+        self.saved = saved
         write_report(self.path, {"status": "evaluating", "phase": "evaluate", "checkpoint": str(saved), **report})
         began = seconds_since_process_start()
         self._evaluated(0.0)
