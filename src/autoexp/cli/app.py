@@ -9,7 +9,7 @@ import typer
 
 from autoexp.errors import AutoexpError
 
-BUILTINS = ("run",)
+BUILTINS = ("run", "look", "workspace")
 """Command modules of this folder; they register through the same hook as a plugin's."""
 
 

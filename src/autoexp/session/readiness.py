@@ -1,0 +1,331 @@
+"""Whether a start can work, what would mend it, and making the data ready."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from autoexp.errors import AutoexpError, PreconditionError, UsageError
+from autoexp.plugins.manager import parts, plugin_manager
+from autoexp.session.background import live
+from autoexp.session.planning import checked
+from autoexp.workspace.candidate import editable_files
+from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
+from autoexp.workspace.repository import Repository
+from autoexp.workspace.scaffold import told
+from autoexp.workspace.settings import Settings, filled, load
+
+KNOWN_AGENTS = ("opencode", "claude", "codex")
+IMPORT_SECONDS = 120.0
+"""How long the trainer's packages may take to be imported; torch on a cold disk is slow."""
+LITTLE_SPACE = 2 * 1024**3
+TRAINER = "autoexp.model"
+
+
+class Check(BaseModel):
+    """One thing that was looked at. `note`: a start works all the same."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    mark: Literal["ok", "note", "missing"]
+    found: str
+    mend: str = ""
+    """The command to type; '' when there is nothing to mend."""
+
+
+class Readiness(BaseModel):
+    """The schema of `autoexp doctor --json`."""
+
+    model_config = ConfigDict(extra="forbid")
+    ready: bool
+    checks: list[Check]
+
+
+def examine(start: Path | None = None) -> Readiness:
+    """Look at everything that a start needs, from inside a workspace or outside of any. Changes nothing."""
+    checks = list(_examine(start))
+    return Readiness(ready=all(check.mark != "missing" for check in checks), checks=checks)
+
+
+def _examine(start: Path | None) -> list[Check]:
+    if shutil.which("git") is None:
+        return [_missing("git", "not on PATH", "install git"), *_machine(None)]
+    version = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout.strip()
+    checks = [_ok("git", version.removeprefix("git version "))]
+    try:
+        workspace = find_workspace(start)
+        repository = Repository(workspace)
+    except AutoexpError as error:
+        return [*checks, _missing("repository", str(error), error.hint), *_machine(None)]
+    checks.append(_ok("repository", str(workspace.root)))
+    head = repository.resolve("HEAD")
+    if head is None:
+        checks.append(_missing("first commit", "there is none yet", "git add -A && git commit -m start"))
+    else:
+        checks.append(_ok("first commit", repository.run("log", "-1", "--no-show-signature", "--format=%h %s", head)))
+    checks.append(_identity(repository))
+    try:
+        settings = load(workspace)
+        checked(settings, {name: getattr(settings.run, name) for name in ("proposer", "executor", "rule")})
+    except AutoexpError as error:
+        return [*checks, _missing("settings", str(error), error.hint), *_machine(None), *_runs(workspace)]
+    checks.append(_settings(workspace))
+    editable = editable_files(repository, head, settings.files.editable, settings.files.frozen) if head else []
+    checks.append(_editable(settings, editable))
+    checks.append(_command(workspace, settings))
+    ours = any(TRAINER in (repository.show(head, path) or "") for path in editable) if head else False
+    if ours:
+        checks.append(_packages(filled(settings.train.command[0], workspace), workspace.root))
+    checks.append(_data(workspace, settings))
+    checks += _machine(settings)
+    edited = repository.uncommitted(editable) if editable else ""
+    if edited:
+        said = f"uncommitted edits of {', '.join(editable)}: they are not part of a run"
+        checks.append(_note("edits", said, "autoexp propose --from-diff"))
+    return [*checks, *_runs(workspace)]
+
+
+def _ok(name: str, found: str) -> Check:
+    return Check(name=name, mark="ok", found=found)
+
+
+def _note(name: str, found: str, mend: str = "") -> Check:
+    return Check(name=name, mark="note", found=found, mend=mend)
+
+
+def _missing(name: str, found: str, mend: str) -> Check:
+    return Check(name=name, mark="missing", found=found, mend=mend)
+
+
+def _identity(repository: Repository) -> Check:
+    if repository.identity():
+        mend = "git config --global user.name NAME && git config --global user.email ADDRESS"
+        return _note("identity", "git knows no name: candidates are committed as autoexp", mend)
+    who = repository.run("var", "GIT_AUTHOR_IDENT").rsplit(">", 1)[0] + ">"
+    return _ok("identity", who)
+
+
+def _settings(workspace: Workspace) -> Check:
+    if workspace.settings.exists():
+        return _ok("settings", SETTINGS_FILE)
+    if (workspace.root / "prepare.py").exists() and (workspace.root / "train.py").exists():
+        return _ok("settings", "a karpathy/autoresearch checkout: uv run train.py")
+    return _note("settings", f"no {SETTINGS_FILE}: the defaults, or [tool.autoexp] of pyproject.toml", "autoexp init .")
+
+
+def _editable(settings: Settings, found: list[str]) -> Check:
+    globs = " ".join(settings.files.editable)
+    if not found:
+        return _missing("program", f"no committed file matches files.editable ({globs})", f"git add {globs} && git commit -m start")
+    return _ok("program", f"{', '.join(found[:5])}: committed")
+
+
+def _command(workspace: Workspace, settings: Settings) -> Check:
+    words = [filled(word, workspace) for word in settings.train.command]
+    if not words or not words[0]:
+        return _missing("training", "train.command is empty", f"edit {SETTINGS_FILE}")
+    if shutil.which(words[0]) is None and not (workspace.root / words[0]).exists():
+        return _missing("training", f"{words[0]!r} is not on PATH", f"install {words[0]}, or set train.command in {SETTINGS_FILE}")
+    return _ok("training", " ".join(words))
+
+
+def _packages(python: str, root: Path) -> Check:
+    """Ask the interpreter that trains, in a process of its own, for torch and the trainer."""
+    if not Path(python).name.startswith("python"):
+        return _note("packages", f"not looked at: {python} is no Python")
+    code = f"import torch, {TRAINER}; print('torch', torch.__version__)"
+    mend = "pip install autoexp"
+    try:
+        ended = subprocess.run([python, "-c", code], cwd=root, capture_output=True, text=True, timeout=IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return _missing("packages", f"importing torch took longer than {IMPORT_SECONDS:g} s", "autoexp doctor")
+    except OSError as error:
+        return _missing("packages", f"{python}: {error.strerror}", mend)
+    if ended.returncode:
+        said = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return _missing("packages", f"{python} cannot import the trainer: {said}", mend)
+    return _ok("packages", ended.stdout.strip())
+
+
+def _data(workspace: Workspace, settings: Settings) -> Check:
+    missing = missing_data(workspace, settings)
+    if missing:
+        return _missing("data", f"missing: {', '.join(missing)}", "autoexp prepare")
+    if not settings.prepare.requires:
+        return _note("data", "prepare.requires names none")
+    return _ok("data", ", ".join(filled(pattern, workspace) for pattern in settings.prepare.requires))
+
+
+def _machine(settings: Settings | None) -> list[Check]:
+    return [_gpu(), _space(), _agents(settings)]
+
+
+def _gpu() -> Check:
+    if shutil.which("nvidia-smi") is None:
+        return _note("GPU", "none by NVIDIA (no nvidia-smi): trials run on the CPU")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        ended = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return _note("GPU", "nvidia-smi gives no answer", "nvidia-smi")
+    names = [line.strip() for line in ended.stdout.splitlines() if line.strip()]
+    if ended.returncode or not names:
+        return _note("GPU", "nvidia-smi finds none: trials run on the CPU", "nvidia-smi")
+    return _ok("GPU", "; ".join(names))
+
+
+def _space() -> Check:
+    folder = cache_dir().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = min(shutil.disk_usage(place).free for place in (folder, Path.cwd()))
+    said = f"{free / 1024**3:.1f} GiB free"
+    return _ok("disk", said) if free > LITTLE_SPACE else _note("disk", f"only {said}", f"du -sh {cache_dir()} workflows/runs")
+
+
+def _agents(settings: Settings | None) -> Check:
+    """An agent is needed only by a proposer that is one; without, constants and patches can be tried."""
+    found = [name for name in KNOWN_AGENTS if shutil.which(name)]
+    if settings is not None:
+        agents = parts(plugin_manager(), "agents", settings.agent.model_dump())
+        for name in dict.fromkeys((settings.run.proposer, settings.agent.name)):
+            if name not in agents:
+                continue
+            problem = agents[name].available()
+            if problem is None:
+                found = list(dict.fromkeys([*found, name]))
+            elif name == settings.run.proposer:
+                return _missing("agents", f"{problem}, and it is the proposer", "install it, or: autoexp start --proposer search")
+            else:
+                also = f" (on PATH: {', '.join(found)}; set [agent] name)" if found else ""
+                return _note("agents", f"{problem}: proposals in words cannot be tried{also}", f"install {name}")
+    if not found:
+        return _note("agents", f"none of {', '.join(KNOWN_AGENTS)} is on PATH: proposals in words cannot be tried")
+    return _ok("agents", ", ".join(found))
+
+
+def _runs(workspace: Workspace) -> list[Check]:
+    names = [name for name in workspace.run_ids() if live(workspace.run(name))]
+    return [_note("runs", f"live: {', '.join(names)}", "autoexp status")] if names else []
+
+
+def missing_data(workspace: Workspace, settings: Settings) -> list[str]:
+    """The required paths that match nothing."""
+    patterns = [filled(pattern, workspace) for pattern in settings.prepare.requires]
+    return [pattern for pattern in patterns if not glob.glob(pattern, root_dir=workspace.root)]
+
+
+# -- preparing --------------------------------------------------------------------------------------------------------
+
+
+def prepare(dataset: str | None, profile: str | None, extra: Sequence[str]) -> list[str]:
+    """Run the workspace's prepare command, its output passing through. Returns what to tell in the end.
+
+    Outside a workspace it is the trainer's own. Raises PreconditionError when something is missing, else AutoexpError.
+    """
+    workspace, settings = _here()
+    command, overridden = _command_line(workspace, settings, dataset, profile)
+    if command is None:
+        return [f"nothing to prepare: prepare.command is not set in {SETTINGS_FILE}", "next: autoexp start --loops 5"]
+    _run([*command, *extra], workspace.root if workspace else Path.cwd())
+    if workspace is None or settings is None:
+        return ["next: autoexp init my-research"]
+    if missing := missing_data(workspace, settings):
+        if overridden:
+            return [f"this workspace trains on other data, which is still missing: {', '.join(missing)}", "next: autoexp prepare"]
+        raise PreconditionError(f"the prepare command left something missing: {', '.join(missing)}", f"edit [prepare] in {SETTINGS_FILE}")
+    if overridden:
+        return [f"this workspace goes on training on {settings.train.env.get('AUTOEXP_DATA', 'its own data')}: see {SETTINGS_FILE}"]
+    return ["ready: autoexp start --loops 5"]
+
+
+def _here() -> tuple[Workspace | None, Settings | None]:
+    try:
+        workspace = find_workspace()
+    except PreconditionError:
+        return None, None
+    settings = load(workspace)
+    known = workspace.settings.exists() or settings != Settings()
+    return (workspace, settings) if known else (None, None)
+
+
+def _command_line(
+    workspace: Workspace | None, settings: Settings | None, dataset: str | None, profile: str | None
+) -> tuple[list[str] | None, bool]:
+    """(the command, whether it prepares other data than the settings say). Raises UsageError when it cannot be told to."""
+    chosen = {"--dataset": _absolute(dataset), "--profile": profile}
+    changes = {flag: value for flag, value in chosen.items() if value is not None}
+    if workspace is None or settings is None:
+        own = [sys.executable, "-m", f"{TRAINER}.prepare", "--dataset", "bundled", "--profile", "auto"]
+        return _changed(own, changes), False
+    if settings.prepare.command is None:
+        if changes:
+            raise UsageError(f"prepare.command is not set in {SETTINGS_FILE}: nothing takes {', '.join(changes)}", "autoexp doctor")
+        return None, False
+    command = [filled(word, workspace) for word in settings.prepare.command]
+    if not changes:
+        return command, False
+    if f"{TRAINER}.prepare" not in command:
+        raise UsageError(f"the prepare command is {' '.join(command)}, which takes no {', '.join(changes)}", "autoexp prepare")
+    changed = _changed(command, changes)
+    if changed == command:
+        return command, False
+    return _without(changed, "--out"), True  # the named folder belongs to the settings' own data
+
+
+def _absolute(dataset: str | None) -> str | None:
+    if dataset in (None, "bundled", "climbmix"):
+        return dataset
+    return str(Path(str(dataset)).expanduser().absolute())  # the command runs in the workspace's root
+
+
+def _changed(command: list[str], changes: dict[str, str]) -> list[str]:
+    for flag, value in changes.items():
+        command = [*_without(command, flag), flag, value]
+    return command
+
+
+def _without(command: list[str], flag: str) -> list[str]:
+    if flag not in command:
+        return list(command)
+    place = command.index(flag)
+    return [*command[:place], *command[place + 2 :]]
+
+
+def _run(command: list[str], folder: Path) -> None:
+    """Run it with its output passing through; the two lines of its last error become the error raised."""
+    if shutil.which(command[0]) is None and not (folder / command[0]).exists():
+        raise PreconditionError(f"the prepare command {command[0]!r} is not on PATH", f"install {command[0]}, then: autoexp prepare")
+    own = f"{TRAINER}.prepare" in command  # of others even stderr goes straight to the terminal: it may hold a progress bar
+    held: list[str] = []
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE if own else None, text=True) as process:
+        if process.stderr is not None:
+            reader = threading.Thread(target=_pass_on, args=(process.stderr, held), daemon=True)
+            reader.start()
+            process.wait()
+            reader.join()
+    code = process.returncode
+    if code == 0:
+        return
+    if own and held:
+        raise told("".join(held), code, "preparing data failed")
+    kind = PreconditionError if code == 3 else AutoexpError
+    raise kind(f"the prepare command failed (exit {code}): {' '.join(command)}", "see its output above, then: autoexp prepare")
+
+
+def _pass_on(stream: IO[str], held: list[str]) -> None:
+    """Pass lines on as they come, and hold back those that will be told as the error."""
+    for line in stream:
+        if held or line.startswith("error: "):
+            held.append(line)
+        else:
+            sys.stderr.write(line)
+            sys.stderr.flush()

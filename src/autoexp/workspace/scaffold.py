@@ -1,0 +1,277 @@
+"""A new workspace: a repository with a program, its policy and its settings. Nothing that exists is overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from autoexp.errors import AutoexpError, PreconditionError, UsageError
+from autoexp.workspace.constants import declared
+from autoexp.workspace.detect import detect
+from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
+from autoexp.workspace.repository import Repository
+
+START_SECONDS = 300.0
+"""What a trial may take beside its budget: importing, compiling, evaluating."""
+TRAINER_SECONDS = 120.0
+"""How long the trainer package may take to say something about itself."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `init` did. `kept` are files that were there with another content."""
+
+    root: Path
+    made: tuple[str, ...]
+    kept: tuple[str, ...]
+    same: tuple[str, ...]
+    profile: str | None
+    """None for a program that was there already and is not autoexp's own."""
+    dataset: str | None
+    budget_seconds: float | None
+    data_dir: str | None
+    data_ready: bool
+    new_repository: bool
+    commit: str | None
+    """The first commit, when `init` made it."""
+    to_commit: tuple[str, ...]
+    """Files that a run needs in a commit and that are in none."""
+
+
+def template(name: str) -> str:
+    """The text of a file that every workspace gets."""
+    return (files("autoexp.workspace") / "templates" / name).read_text(encoding="utf-8")
+
+
+def init(folder: Path, profile: str = "auto", dataset: str | None = None) -> Made:
+    """Make `folder` a workspace. Everything is found out before the first file is written; doing it again is harmless.
+
+    Raises UsageError for a bad folder, profile or data set, PreconditionError without git, AutoexpError when a file
+    cannot be written.
+    """
+    try:
+        root = _root(folder)
+    except OSError as error:
+        raise _unwritable(error, folder) from error
+    program = root / "train.py"
+    own = _own_profile(program)
+    if own is not None and profile not in ("auto", own):
+        raise UsageError(
+            f"{program} is for the profile {own}, not {profile}", f"autoexp init {folder} --profile {own}, or move it away"
+        )
+    foreign = program.exists() and own is None
+    if foreign and dataset is not None:
+        raise UsageError(f"{program} is not autoexp's own program: --dataset means nothing to it", f"autoexp init {folder}")
+    facts: dict[str, Any] = {}
+    wanted = {
+        ".gitignore": template("gitignore"),
+        "AGENTS.md": template("AGENTS.md"),
+        "program.md": template("program.md"),
+    }
+    if not foreign:
+        wanted["train.py"], facts = _program(own or profile, dataset)
+    wanted[SETTINGS_FILE] = _settings(facts, Workspace(root))
+    try:
+        made, kept, same = _write(root, wanted)
+    except OSError as error:
+        raise _unwritable(error, root) from error
+    new = not (root / ".git").exists()
+    if new:
+        _git_init(root)
+    repository = Repository(Workspace(root))
+    commit = _first_commit(repository, [*made, *same])
+    tracked = set(repository.files("HEAD")) if repository.resolve("HEAD") else set()
+    return Made(
+        root=root,
+        made=tuple(made),
+        kept=tuple(["train.py", *kept] if foreign else kept),
+        same=tuple(same),
+        profile=facts.get("profile"),
+        dataset=facts.get("dataset"),
+        budget_seconds=facts.get("budget_seconds"),
+        data_dir=facts.get("data_dir"),
+        data_ready=bool(facts.get("ready")),
+        new_repository=new,
+        commit=commit,
+        to_commit=tuple(name for name in _ordered([*wanted, "train.py"]) if name not in tracked),
+    )
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """The order in which people are told of files: the program first."""
+    return sorted(set(names), key=lambda name: (name != "train.py", name))
+
+
+def _unwritable(error: OSError, path: Path) -> AutoexpError:
+    return AutoexpError(f"cannot write {error.filename2 or error.filename or path}: {error.strerror}", "autoexp init another-folder")
+
+
+def trainer(module: str, *args: str) -> tuple[int, dict[str, Any]]:
+    """Run a command of the trainer package that ends with a line of JSON: (exit code, the line).
+
+    It runs in a process of its own: torch has no place in this one. Raises the error that it printed.
+    """
+    command = [sys.executable, "-m", f"autoexp.model.{module}", *args]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=TRAINER_SECONDS, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired as error:
+        raise AutoexpError(f"autoexp.model.{module} said nothing for {TRAINER_SECONDS:g} s", "autoexp doctor") from error
+    lines = ended.stdout.strip().splitlines()
+    if lines and lines[-1].startswith("{"):
+        return ended.returncode, json.loads(lines[-1])
+    raise told(ended.stderr, ended.returncode, f"autoexp.model.{module} failed")
+
+
+def told(stderr: str, code: int, otherwise: str) -> AutoexpError:
+    """The error that the trainer printed, with its exit code: 3 for what is missing, 2 for a bad option, else 1."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    what = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
+    hint = next((line.removeprefix("  try: ") for line in reversed(lines) if line.startswith("  try: ")), "")
+    if code == 2 and lines and ": error: " in lines[-1]:  # argparse
+        return UsageError(lines[-1].partition(": error: ")[2], hint or "autoexp --help")
+    if not what:
+        what = f"{otherwise} (exit {code})" + (f": {lines[-1].strip()}" if lines else "")
+    kind = PreconditionError if code == 3 else AutoexpError
+    return kind(what, hint or "autoexp doctor")
+
+
+def _root(folder: Path) -> Path:
+    """The folder, absolute. Raises UsageError for one that cannot be a workspace."""
+    root = folder.expanduser().absolute()
+    if shutil.which("git") is None:
+        raise PreconditionError("git is not on PATH", f"install git, then: autoexp init {folder}")
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root} is a file, not a folder", "autoexp init another-folder")
+    root = root.resolve()
+    try:
+        around = find_workspace(root).root
+    except PreconditionError:
+        return root
+    if around != root:
+        raise UsageError(
+            f"{root} is inside the git repository {around}, and a workspace is the top of one",
+            f"autoexp init {around}, or to nest them: git init {root} && autoexp init {root}",
+        )
+    return root
+
+
+def _own_profile(program: Path) -> str | None:
+    """The profile that a train.py of ours was written for; None for any other program, and for none."""
+    try:
+        text = program.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    constant = declared(text).get("PROFILE") if "autoexp.model" in text else None
+    return constant.value if constant is not None and isinstance(constant.value, str) else None
+
+
+def _program(profile: str, dataset: str | None) -> tuple[str, dict[str, Any]]:
+    """(the text of train.py, facts about it and its data: profile, budget_seconds, dataset, data_dir, ready)."""
+    with tempfile.TemporaryDirectory(prefix="autoexp-init-") as folder:
+        out = Path(folder) / "train.py"
+        _, facts = trainer("profiles", "--profile", profile, "--out", str(out))
+        text = out.read_text(encoding="utf-8")
+    chosen = dataset or str(facts["dataset"])
+    if chosen not in ("bundled", "climbmix"):
+        chosen = str(Path(chosen).expanduser().absolute())
+    _, data = trainer("prepare", "--dataset", chosen, "--profile", str(facts["profile"]), "--check", "--json")
+    return text, {**facts, **data, "dataset": chosen}
+
+
+def _settings(facts: dict[str, Any], workspace: Workspace) -> str:
+    """The text of autoexp.toml: for our program by its profile, for any other what the files imply."""
+    if facts:
+        data = str(facts["data_dir"])
+        cache = str(cache_dir().absolute())
+        data = "{cache}" + data.removeprefix(cache) if data.startswith(cache + os.sep) else data
+        command = ["{python}", "-m", "autoexp.model.prepare", "--dataset", facts["dataset"], "--profile", facts["profile"]]
+        values = {
+            "COMMAND": ["{python}", "train.py"],
+            "BUDGET": facts["budget_seconds"],
+            "TIMEOUT": facts["budget_seconds"] + START_SECONDS,
+            "REEVALUATE": True,
+            "ENV": f"AUTOEXP_DATA = {_toml(data)}  # all trials are judged on this data, and on no other",
+            "EDITABLE": ["train.py"],
+            "FROZEN": [],
+            "PREPARE": f"command = {_toml([*command, '--out', data])}",
+            "REQUIRES": [f"{data}/meta.json"],
+        }
+    else:
+        known = detect(workspace)
+        prepare = known.get("prepare", {})
+        shown = _toml(prepare.get("command") or ["{python}", "prepare.py"])
+        values = {
+            "COMMAND": known.get("train", {}).get("command", ["{python}", "train.py"]),
+            "BUDGET": 300,
+            "TIMEOUT": 600,
+            "REEVALUATE": False,
+            "ENV": '# NAME = "value"',
+            "EDITABLE": ["train.py"],
+            "FROZEN": known.get("files", {}).get("frozen", []),
+            "PREPARE": f"command = {shown}" if prepare else f"# command = {shown}",
+            "REQUIRES": prepare.get("requires", []),
+        }
+    text = template(SETTINGS_FILE)
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value if name in ("ENV", "PREPARE") else _toml(value))
+    return text
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it; for strings, numbers and lists of strings that is how JSON does."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write(root: Path, wanted: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
+    """(made, kept, same): each file is made only where there is nothing."""
+    root.mkdir(parents=True, exist_ok=True)
+    made: list[str] = []
+    kept: list[str] = []
+    same: list[str] = []
+    with tempfile.TemporaryDirectory(prefix=".autoexp-init-", dir=root) as folder:
+        for name in _ordered(wanted):
+            path, draft = root / name, Path(folder) / name
+            draft.write_text(wanted[name], encoding="utf-8", newline="")
+            try:
+                os.link(draft, path)  # whole or not at all, and never over another file
+                made.append(name)
+            except FileExistsError:
+                ours = path.is_file() and path.read_bytes() == draft.read_bytes()
+                (same if ours else kept).append(name)
+    return made, kept, same
+
+
+def _git_init(root: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    ended = subprocess.run(["git", "init", "--quiet", str(root)], capture_output=True, text=True, env=environ)
+    if ended.returncode:
+        raise AutoexpError(f"git init failed: {ended.stderr.strip()}", f"git init {root}")
+
+
+def _first_commit(repository: Repository, names: Sequence[str]) -> str | None:
+    """Commit these files, and no others, in a repository that has no commit. Returns the commit if it made one.
+
+    It is made from an index of its own, and by plumbing: what else is staged stays so, no hook runs, nothing is signed.
+    """
+    if not names or repository.resolve("HEAD") is not None:
+        return None
+    add = ("add", "--force", "--", *(f":(top,literal){name}" for name in names))
+    with tempfile.TemporaryDirectory(prefix="autoexp-init-") as folder:
+        env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        repository.run(*add, env=env)
+        tree = repository.run("write-tree", env=env)
+    commit = repository.run("commit-tree", tree, "-m", "A workspace of autoexp", env=repository.identity())
+    repository.run("-c", "core.hooksPath=/dev/null", "update-ref", "HEAD", commit)
+    repository.run(*add)
+    return commit
