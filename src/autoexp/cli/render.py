@@ -1,9 +1,290 @@
-"""All printing of tables and status."""
+"""All printing of tables and status. Rich is imported where a table is drawn: `status` and `--help` do without it."""
 
 from __future__ import annotations
 
-from autoexp.session.status import Status
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoexp.runs.state import RunState
+    from autoexp.session.looking import Plugins, Row, Shown
+    from autoexp.session.status import InProgress, Status
+
+STYLES = {"keep": "green", "discard": "dim", "crash": "red", "inconclusive": "yellow"}
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_LABEL = 10
+
+
+def terminal() -> bool:
+    """Whether a person looks on, at something that can be drawn on."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+
+
+def paint(text: str, style: str) -> str:
+    """Colour on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    if not text or not terminal() or os.environ.get("NO_COLOR"):
+        return text
+    return "".join(f"\x1b[{_CODES[word]}m" for word in style.split()) + f"{text}\x1b[0m"
+
+
+def clean(text: str) -> str:
+    """One line without anything that a terminal would obey: other people's words are shown, not executed."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def safe(line: str) -> str:
+    """A line of a file as it is, but with harmless characters in place of control characters."""
+    return "".join(char if char.isprintable() else "�" for char in line.expandtabs(8))
+
+
+def say(line: str = "") -> None:
+    """Print; a character that the terminal's encoding lacks becomes '?'."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "replace").decode(encoding, "replace"))
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def short(path: str | Path) -> str:
+    """Relative to where the person is, if it is below."""
+    here, there = Path.cwd(), Path(path)
+    return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)
+
+
+def clock(seconds: float | None) -> str:
+    """1:02:03, or 2:03."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def gain(baseline: float | None, best: float, better_by: float | None) -> str:
+    """'1.065640 → 1.032040, better by 0.033600 (3.15%)'."""
+    if baseline is None or better_by is None:
+        return f"{best:.6f}"
+    if not better_by:
+        return f"{best:.6f}, the baseline's: no gain yet"
+    share = f" ({better_by / abs(baseline):.2%})" if baseline else ""
+    return f"{baseline:.6f} → {best:.6f}, better by {better_by:.6f}{share}"
+
+
+def counted(counts: dict[str, int]) -> str:
+    words = {"keep": "kept", "discard": "discarded", "crash": "crashed", "inconclusive": "inconclusive"}
+    return ", ".join(f"{counts[name]} {word}" for name, word in words.items() if counts.get(name))
+
+
+def training(item: InProgress) -> str:
+    """What the trainer says of itself: 'loss 2.513  125k tok/s'."""
+    if item.waits_for_device:
+        return "waits for the device: another training is on it"
+    known = item.progress
+    if known is None:
+        return ""
+    words = [known.phase] if known.phase and known.phase not in ("train", "training") else []
+    words += [f"step {known.step:,}"] if known.step is not None else []
+    words += [f"loss {known.loss:.4g}"] if known.loss is not None else []
+    if known.tokens_per_second is not None:
+        rate = known.tokens_per_second
+        words.append(f"{rate / 1e6:.2f}M tok/s" if rate >= 1e6 else f"{rate / 1e3:.0f}k tok/s" if rate >= 1e4 else f"{rate:.0f} tok/s")
+    return clean("  ".join(words))
+
+
+def left(item: InProgress) -> float | None:
+    """Seconds until the training's budget is used up, as far as its trainer says."""
+    known = item.progress
+    if known is None or known.elapsed_seconds is None:
+        return None
+    if known.fraction:
+        return known.elapsed_seconds * (1 - known.fraction) / known.fraction
+    return known.budget_seconds - known.elapsed_seconds if known.budget_seconds is not None else None
+
+
+def _fields(pairs: Iterable[tuple[str, str]]) -> None:
+    for label, text in pairs:
+        if text:
+            say(f"{paint(f'{label:<{_LABEL}}', 'dim')} {text}")
 
 
 def show_status(report: Status) -> None:
-    print(report.model_dump_json(indent=2))
+    """A run at a glance."""
+    state = paint("live", "green bold") + f", pid {report.pid}" if report.live else paint("not running", "yellow")
+    say(f"{paint(report.run_id, 'bold')}  {state}  {paint('branch ' + report.branch, 'dim')}")
+    done = f"{report.iterations_completed} of {report.target} iterations"
+    done += f": {counted(report.counts)}" if counted(report.counts) else ""
+    done += f"; about {clock(report.eta_seconds)} left" if report.eta_seconds is not None else ""
+    _fields((("now", clean(report.waiting_on)), ("done", done)))
+    best = report.best
+    if best is not None:
+        number = gain(report.baseline_metric, best.metric, best.gain)
+        _fields(((report.metric, paint(number, "green") if best.gain else number),))
+        _fields((("best", f"iteration {best.iteration} ({best.commit[:7]}): {clean(best.description)}"),))
+    for item in report.in_progress:
+        name = f"iteration {item.iteration}" if item.iteration else "baseline"
+        words = f"{name} at {item.stage}" + (f", attempt {item.attempt}" if item.attempt > 1 else "")
+        _fields((("open", f"{words}: {clean(item.description)}" if item.iteration else words),))
+        known = item.progress
+        if known is not None and known.fraction is not None:
+            rest = left(item)
+            ends = f"  {clock(rest)} left" if rest is not None else ""
+            _fields((("", f"{bar(known.fraction, 24)} {known.fraction:4.0%}  {training(item)}{ends}"),))
+        elif training(item):
+            _fields((("", training(item)),))
+    _fields((("ended", clean(report.ended or "")),))
+    _fields((("queued", f"{report.queued} proposals of people wait" if report.queued else ""),))
+    _fields(("note", clean(note)) for note in report.notes[-3:])
+    where = [short(report.paths.run), short(report.paths.log)]
+    _fields((("run", where[0]), ("log", where[1]), ("training", short(report.paths.train_log or ""))))
+    _fields((("next", paint(_next(report), "cyan")),))
+
+
+def _next(report: Status) -> str:
+    flag = run_flag(Path(report.paths.run))
+    if report.live:
+        return f"autoexp watch{flag}   autoexp stop{flag}"
+    if report.hint:
+        return clean(report.hint)
+    if report.phase == "done":
+        return f"autoexp log{flag}   autoexp resume{flag} --loops 5"
+    return f"autoexp resume{flag}"
+
+
+def run_flag(folder: Path) -> str:
+    """What commands need to mean this run; nothing for the newest, which they mean by themselves."""
+    from autoexp.workspace.paths import Workspace
+
+    newest = Workspace(folder.parents[2]).run_ids()[-1:]
+    return "" if newest == [folder.name] else f" --run-id {folder.name}"
+
+
+def bar(fraction: float, width: int) -> str:
+    full = round(fraction * width)
+    return paint("━" * full, "green") + paint("─" * (width - full), "dim")
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def show(*renderables: Any) -> None:
+    """Print what rich draws. Where nobody looks on, lines are as long as they are, and carry no colour."""
+    from rich.console import Console
+
+    if terminal():
+        Console(highlight=False).print(*renderables, sep="\n")
+        return
+    console = Console(width=1000, color_system=None, force_terminal=False, highlight=False)
+    with console.capture() as capture:
+        console.print(*renderables, sep="\n")
+    for line in capture.get().splitlines():
+        say(line.rstrip())
+
+
+def table(rows: Sequence[Row], metric: str, wide: bool) -> Table:
+    """Trials as a table; `wide` adds commit, memory, time and proposer."""
+    from rich.table import Table
+    from rich.text import Text
+
+    found = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    found.add_column("#", justify="right", no_wrap=True)
+    if wide:
+        found.add_column("commit", no_wrap=True)
+    found.add_column(metric, justify="right", no_wrap=True)
+    found.add_column("delta", justify="right", no_wrap=True)
+    if wide:
+        found.add_column("GB", justify="right", no_wrap=True)
+        found.add_column("time", justify="right", no_wrap=True)
+    found.add_column("decision", no_wrap=True)
+    if wide:
+        found.add_column("by", no_wrap=True)
+    found.add_column("description", no_wrap=True, overflow="ellipsis", ratio=1 if terminal() else None)
+    for row in rows:
+        trial = row.trial
+        style = STYLES.get(trial.decision or "", "")
+        words = clean(trial.description)
+        if trial.metric is None and trial.reason:
+            words += f" [{clean(trial.reason)}]"
+        cells = [str(trial.iteration), trial.commit[:7] if wide else None]
+        cells += [f"{trial.metric:.6f}" if trial.metric is not None else "-"]
+        cells += [f"{row.delta:+.6f}" if row.delta is not None else ""]
+        cells += [f"{trial.memory_gb:.1f}", clock(trial.seconds) if trial.seconds is not None else "-"] if wide else []
+        cells += [trial.decision or "pending", clean(trial.proposer) if wide else None, words]
+        found.add_row(*(Text(cell) for cell in cells if cell is not None), style=style)
+    return found
+
+
+def show_log(state: RunState, rows: Sequence[Row]) -> None:
+    """The table of trials, and what is under way."""
+    show(table(rows, state.metric.name, wide=True))
+    for number, iteration in sorted(state.open.items()):
+        if iteration.trial is None:
+            words = clean(iteration.proposal.description) if iteration.proposal else "baseline"
+            say(paint(f"{number}  at {iteration.stage}: {words}", "cyan"))
+
+
+def show_iteration(found: Shown) -> None:
+    """All about one iteration."""
+    name = f"iteration {found.iteration}" if found.iteration else "baseline"
+    verdict = f"under way, at {found.stage}" if found.under_way else found.decision or ""
+    say(f"{paint(name, 'bold')}  {paint(verdict, STYLES.get(found.decision or '', 'cyan'))}  {paint(found.run_id, 'dim')}")
+    number = f"{found.value:.6f}" if found.value is not None else ""
+    if found.delta is not None:
+        number += paint(f"  {found.delta:+.6f} against the best before", "green" if found.better else "dim")
+    _fields(((found.metric, number), ("why", clean(found.why))))
+    if found.proposal is not None:
+        _fields((("proposal", clean(found.proposal.description)), ("by", clean(found.proposer))))
+        for index, line in enumerate(found.proposal.change_plan.splitlines()):
+            _fields((("plan" if not index else "", safe(line)),))
+        for edit in found.proposal.edits:
+            words = f"set {edit.name} = {edit.value!r}" if edit.op == "set" else getattr(edit, "path", "a patch")
+            _fields((("edit", clean(words if edit.op != "replace" else f"replace text in {words}")),))
+    _fields((("commit", found.commit), ("ref", found.ref), ("base", found.base)))
+    for attempt in found.attempts:
+        _attempt(attempt)
+    if found.diff:
+        say()
+        for line in found.diff.splitlines():
+            style = "bold" if line.startswith(("+++", "---", "diff ")) else {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+            say(paint(safe(line), style) if style else safe(line))
+    if found.log_tail:
+        say(f"\n{paint('the end of train.log', 'dim')}")
+        for line in found.log_tail:
+            say(safe(line))
+    say()
+    _fields(("files" if not index else "", short(path)) for index, path in enumerate(found.files))
+
+
+def _attempt(attempt: Any) -> None:
+    result = attempt.outcome
+    words = [clean(attempt.applied)] if attempt.applied else []
+    if result is not None:
+        words.append(f"{result.status}" + (f" ({clean(result.reason)})" if result.reason else ""))
+        words += [f"exit code {result.exit_code}"] if result.exit_code else []
+        words += [clock(result.wall_seconds)] if result.wall_seconds is not None else []
+    words += [f"triage {clean(attempt.triage)}"] if attempt.triage else []
+    _fields(((f"attempt {attempt.number}", "; ".join(words)),))
+    if result is not None and result.metrics:
+        _fields((("metrics", "  ".join(f"{clean(name)} {value:g}" for name, value in result.metrics.items())),))
+
+
+def show_plugins(found: Plugins) -> None:
+    """Hooks, parts and versions."""
+    say(paint("hooks, in calling order", "bold"))
+    width = max(map(len, found.hooks))
+    for hook, owners in found.hooks.items():
+        say(f"  {hook:<{width}}  {', '.join(map(clean, owners)) or '-'}")
+    for kind, parts in found.parts.items():
+        say(paint(kind, "bold"))
+        for name, owner in parts.items():
+            say(f"  {clean(name):<{width}}  {clean(owner)}")
+    say(paint("third-party plugins", "bold"))
+    for name, version in found.versions.items() or {"none": ""}.items():
+        say(f"  {clean(name):<{width}}  {clean(version)}".rstrip())

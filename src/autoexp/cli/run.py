@@ -104,7 +104,8 @@ def resume(
     json: AsJson = False,
 ) -> None:
     """Go on with a run: finish what is under way, then do --loops more (left out: what was asked for before)."""
-    from autoexp.session.background import state_of, submit
+    from autoexp.runs.journal import check
+    from autoexp.session.background import submit
     from autoexp.session.planning import checked, stage_changes
     from autoexp.session.requests import Request
     from autoexp.workspace.paths import find_workspace
@@ -112,7 +113,7 @@ def resume(
 
     workspace = find_workspace()
     paths = workspace.existing(run_id)
-    state_of(paths)  # a journal that cannot be read is refused here, before anything is written
+    check(paths.journal)  # a journal of a newer release is refused here, before anything is written
     changes = _changes(no_stochastic, auto_prepare, proposer, executor, rule, workers)
     changes |= stage_changes(only, loop_only, from_stage, to_stage)
     checked(load(workspace), changes)

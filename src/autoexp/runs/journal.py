@@ -53,22 +53,31 @@ def _newer(where: str) -> JournalError:
     )
 
 
-def read(path: Path) -> list[Event]:
-    """Every whole line's event; a torn last line is left out.
+def read(path: Path, offset: int = 0) -> list[Event]:
+    """The event of every whole line from byte `offset` on; a torn last line is left out.
 
     Raises JournalError when a line is damaged, a newer release wrote it, or the file holds no event.
     """
+    check(path)
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+    return [decode(line, path, number) for number, line in enumerate(lines, 1)]
+
+
+def check(path: Path) -> None:
+    """Look at the first line only. Raises JournalError when there is none, or a newer release wrote the journal."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            line = file.readline()
     except OSError as error:
         raise JournalError(f"cannot read the journal {path}: {error.strerror}", "autoexp status") from error
-    lines = data[: data.rfind(b"\n") + 1].splitlines()
-    if not lines:
+    if not line.endswith(b"\n"):
         raise JournalError(f"the journal is empty: {path}", "autoexp start")
-    events = [decode(line, path, number) for number, line in enumerate(lines, 1)]
-    if getattr(events[0], "format", 0) > FORMAT:
+    first = decode(line, path, 1)
+    if getattr(first, "format", 0) > FORMAT:
         raise _newer(f"{path}, line 1")
-    return events
 
 
 class Journal:

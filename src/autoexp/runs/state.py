@@ -127,7 +127,7 @@ Changes = dict[str, Any]
 
 def _open(state: RunState, number: int) -> Iteration:
     if number not in state.open:
-        raise JournalError(f"iteration {number} is not open in run {state.run_id}", "autoexp verify")
+        raise JournalError(f"iteration {number} is not open in run {state.run_id}", "autoexp log")
     return state.open[number]
 
 

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 from autoexp.errors import AutoexpError
-from autoexp.runs.journal import read
-from autoexp.runs.state import RunState, replay
 from autoexp.session import requests
+from autoexp.session.snapshot import load
 from autoexp.workspace.files import tail
 from autoexp.workspace.locks import held
 from autoexp.workspace.paths import RunPaths, Workspace
@@ -23,11 +22,6 @@ POLL_SECONDS = 0.02
 def live(paths: RunPaths) -> bool:
     """Whether a session works on the run."""
     return held(paths.lock)
-
-
-def state_of(paths: RunPaths) -> RunState:
-    """The run's state, replayed from its journal. Changes nothing."""
-    return replay(read(paths.journal))
 
 
 def spawn(paths: RunPaths) -> int:
@@ -44,7 +38,7 @@ def spawn(paths: RunPaths) -> int:
         )
     deadline = time.monotonic() + ATTACH_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if paths.journal.stat().st_size > before and state_of(paths).setup_done and not requests.waiting(paths):
+        if paths.journal.stat().st_size > before and load(paths).setup_done and not requests.waiting(paths):
             break
         time.sleep(POLL_SECONDS)
     return process.pid
@@ -54,7 +48,7 @@ def raise_if_failed(paths: RunPaths) -> None:
     """Raise the error with which the newest session ended, if it has ended with one."""
     if live(paths):
         return
-    closed = state_of(paths).closed
+    closed = load(paths).closed
     if closed is None:
         said = tail(paths.output, 2000).strip().splitlines()
         raise AutoexpError(

@@ -15,10 +15,10 @@ from types import FrameType
 from autoexp.errors import AutoexpError, Interrupted, RunError, UsageError
 from autoexp.plugins.manager import parts, plugin_manager, versions
 from autoexp.runs import events as ev
-from autoexp.runs.journal import Journal, read
+from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, next_stages, pending
-from autoexp.runs.state import RunState, reduce, replay
-from autoexp.session import requests, views
+from autoexp.runs.state import RunState, reduce
+from autoexp.session import requests, snapshot, views
 from autoexp.session.words import told
 from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
@@ -74,7 +74,8 @@ class Session:
     # -- one session ----------------------------------------------------------------------------------------------
 
     def _work(self) -> RunState:
-        self.state = replay(read(self.paths.journal))  # refuses a newer release's journal before anything is touched
+        self.state = snapshot.load(self.paths)  # refuses a newer release's journal before anything is touched
+        self._since_snapshot = 0
         self.journal = Journal(self.paths.journal)
         try:
             try:
@@ -94,6 +95,8 @@ class Session:
                 self._close("error", f"unexpected {type(error).__name__}: {error}", f"see {self.paths.log}", 1)
                 raise
         finally:
+            if self._since_snapshot >= snapshot.FEW:
+                self._snapshot()
             self.journal.close()
         return self.state
 
@@ -179,6 +182,9 @@ class Session:
         self.journal.append(event)
         self.state = after
         self.log(told(event))
+        self._since_snapshot += 1
+        if self._since_snapshot >= snapshot.EVERY:
+            self._snapshot()
         views.write_state(self.paths, self.state, self.journal.size)
         if isinstance(event, ev.Recorded | ev.Decided):
             views.write_results(self.workspace, self.paths, self.state, self.log)
@@ -215,6 +221,11 @@ class Session:
             self.log(f"note: {text}")
         else:
             self.append(ev.Noted(text=text[:4000], key=key[:200], iteration=iteration))
+
+    def _snapshot(self) -> None:
+        with suppress(AutoexpError):  # a view: without it the next session begins a little slower
+            snapshot.save(self.paths, self.state, self.journal.size)
+            self._since_snapshot = 0
 
     def _move_branch(self) -> None:
         if why := views.move_branch(self.repository, self.state):

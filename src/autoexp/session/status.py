@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from autoexp.runs.state import RunState
-from autoexp.session import views
-from autoexp.session.background import live, state_of
+from autoexp.session.background import live
+from autoexp.session.snapshot import load
 from autoexp.workspace.inbox import queued
 from autoexp.workspace.paths import RunPaths
 from autoexp.workspace.report import LOG_FILE, WAIT_FILE, progress
 
 Phase = Literal["setup", "baseline", "loop", "done"]
+
+
+SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "typical_seconds"}
+"""What is taken from `views.summary`."""
 
 
 class Progress(BaseModel):
@@ -27,6 +32,7 @@ class Progress(BaseModel):
     elapsed_seconds: float | None = None
     budget_seconds: float | None = None
     fraction: float | None = None
+    phase: str | None = None
 
 
 class InProgress(BaseModel):
@@ -36,6 +42,8 @@ class InProgress(BaseModel):
     attempt: int
     description: str
     progress: Progress | None = None
+    waits_for_device: bool = False
+    """Another training is on the device: the budget and the deadline begin afterwards."""
 
 
 class BestSoFar(BaseModel):
@@ -97,7 +105,11 @@ class Status(BaseModel):
 
 def status(paths: RunPaths) -> Status:
     """The run's status. Raises JournalError when its journal cannot be read."""
-    state, summary = _state(paths)
+    return described(paths, *_state(paths))
+
+
+def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Status:
+    """The status of a run whose state and summary (`views.summary`) are known already."""
     alive = live(paths)
     working = [_in_progress(paths, state, number) for number in sorted(state.open)]
     baseline = summary["baseline"]["metric"] if summary["baseline"] else None
@@ -107,7 +119,7 @@ def status(paths: RunPaths) -> Status:
         live=alive,
         pid=state.session.pid if alive and state.session else None,
         phase=_phase(state, summary),
-        waiting_on=_waiting_on(paths, state, summary, alive, working),
+        waiting_on=_waiting_on(state, summary, alive, working),
         setup_done=state.setup_done,
         baseline_done=state.baseline_closed,
         iterations_completed=summary["iterations_completed"],
@@ -141,12 +153,14 @@ def _state(paths: RunPaths) -> tuple[RunState, dict[str, Any]]:
     """From state.json when it is as new as the journal (quick in a long run), else from the journal itself."""
     try:
         summary = json.loads(paths.state.read_bytes())
-        if summary["journal_bytes"] == paths.journal.stat().st_size:
+        if summary["journal_bytes"] == paths.journal.stat().st_size and summary.keys() >= SUMMARY:
             fields = {name: value for name, value in summary.items() if name in RunState.model_fields}
             return RunState.model_validate(fields), summary
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # a view: missing, torn, edited or of another release
-    state = state_of(paths)
+    from autoexp.session import views  # it brings git along, which a look at state.json does not need
+
+    state = load(paths)
     return state, views.summary(state)
 
 
@@ -160,27 +174,42 @@ def _phase(state: RunState, summary: dict[str, Any]) -> Phase:
 
 def _in_progress(paths: RunPaths, state: RunState, number: int) -> InProgress:
     iteration = state.open[number]
-    known = None
-    if iteration.stage == "train" and iteration.job is not None:
-        fields = progress(paths.folder / iteration.job.folder)
-        if fields:
-            known = Progress(
-                step=fields.get("step"),
-                loss=fields.get("loss"),
-                tokens_per_second=fields.get("tokens_per_second"),
-                elapsed_seconds=fields.get("elapsed"),
-                budget_seconds=fields.get("budget"),
-                fraction=fields.get("progress"),
-            )
+    folder = paths.folder / iteration.job.folder if iteration.stage == "train" and iteration.job is not None else None
     description = iteration.proposal.description if iteration.proposal else ("baseline" if number == 0 else "")
     return InProgress(
-        iteration=number, stage=iteration.stage, attempt=iteration.attempt, description=description, progress=known
+        iteration=number,
+        stage=iteration.stage,
+        attempt=iteration.attempt,
+        description=description,
+        progress=_progress(folder) if folder is not None else None,
+        waits_for_device=folder is not None and (folder / WAIT_FILE).exists(),
     )
 
 
-def _waiting_on(
-    paths: RunPaths, state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]
-) -> str:
+def _progress(folder: Path) -> Progress | None:
+    """What the trainer says. It is a stranger's file: a field that is no finite number counts as not said."""
+    fields = progress(folder)
+
+    def number(name: str) -> float | None:
+        value = fields.get(name)
+        ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+        return float(value) if ok else None  # infinities and NaN fail the comparison
+
+    step, fraction, phase = number("step"), number("progress"), fields.get("phase")
+    if not fields:
+        return None
+    return Progress(
+        step=int(step) if step is not None else None,
+        loss=number("loss"),
+        tokens_per_second=number("tokens_per_second"),
+        elapsed_seconds=number("elapsed"),
+        budget_seconds=number("budget"),
+        fraction=min(max(fraction, 0.0), 1.0) if fraction is not None else None,
+        phase=phase[:40] if isinstance(phase, str) else None,
+    )
+
+
+def _waiting_on(state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]) -> str:
     if not alive:
         if working:
             return f"nobody: iteration {working[0].iteration} stands at {working[0].stage}; autoexp resume goes on"
@@ -195,8 +224,7 @@ def _waiting_on(
     for item in working:
         name = f"iteration {item.iteration}" if item.iteration else "baseline"
         done = f" {item.progress.fraction:.0%}" if item.progress and item.progress.fraction is not None else ""
-        job = state.open[item.iteration].job
-        if job is not None and (paths.folder / job.folder / WAIT_FILE).exists():
+        if item.waits_for_device:
             done = " (waits for the device: another training is on it)"
         words.append(f"{name}: {item.stage}{done}")
     return ", ".join(words)
@@ -220,7 +248,7 @@ def _eta(state: RunState, summary: dict[str, Any], working: list[InProgress]) ->
     left = state.plan.target - summary["iterations_completed"] + (0 if state.baseline_closed else 1)
     if seconds is None or left <= 0:
         return None
-    done = max((w.progress.fraction or 0.0 for w in working if w.progress), default=0.0)
+    done = sum(w.progress.fraction or 0.0 for w in working if w.progress)
     return round((left - done) * seconds / state.plan.workers, 1)
 
 

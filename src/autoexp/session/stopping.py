@@ -6,7 +6,8 @@ import time
 
 from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.session import requests
-from autoexp.session.background import live, state_of, submit
+from autoexp.session.background import live, submit
+from autoexp.session.snapshot import load
 from autoexp.spec.context import pick
 from autoexp.workspace.paths import RunPaths
 
@@ -15,7 +16,7 @@ END_SECONDS = 20.0
 
 def stop_run(paths: RunPaths, now: bool) -> str:
     """Ask the live session to stop; with `now`, end the trainings too, live or not. Returns what was done."""
-    state = state_of(paths)
+    state = load(paths)
     if live(paths):
         taken = submit(paths, requests.Request(kind="stop", now=now))
         deadline = time.monotonic() + END_SECONDS

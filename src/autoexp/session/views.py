@@ -28,7 +28,10 @@ def results(state: RunState) -> str:
 
 
 def _row(trial: Trial) -> str:
-    text = " ".join("".join(char if char.isprintable() else " " for char in trial.description).split())
+    text = trial.description
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    text = " ".join(text.split())
     status = trial.decision or "pending"
     status = "discard" if status == "inconclusive" else status  # the reference knows three words
     number = trial.metric if trial.metric is not None else 0.0

@@ -103,6 +103,11 @@ class RunPaths:
         return self.folder / "state.json"
 
     @property
+    def snapshot(self) -> Path:
+        """The whole state at some point of the journal, so that a long one need not be replayed from its start."""
+        return self.folder / "snapshot.json"
+
+    @property
     def log(self) -> Path:
         return self.folder / "runner.log"
 

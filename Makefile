@@ -1,0 +1,46 @@
+# make demo   the main job on an embedded default: five experiments on the CPU, no download at run time
+# make test   the whole test suite
+# make check  what must hold before a change lands: lint, types, import layers, docs, tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo
+
+.PHONY: demo test check lint types layers docs schema clean
+
+demo: $(STAMP)
+	$(BIN)/autoexp init $(DEMO) --profile cpu
+	cd $(DEMO) && $(abspath $(BIN))/autoexp start --loops 5 --json > /dev/null && $(abspath $(BIN))/autoexp watch
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+check: lint types layers docs test
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py --check
+
+schema: $(STAMP)
+	$(BIN)/autoexp propose --schema > schemas/proposal.schema.json
+
+# The constraints name the torch that development and CI use; users get what they have, from 2.9 on.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache
