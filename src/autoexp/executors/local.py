@@ -14,12 +14,11 @@ from typing import Any
 
 from autoexp.errors import DiskFullError, PreconditionError
 from autoexp.executors import processes
-from autoexp.executors import supervisor as keeper
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Executor, Exit, JobSpec
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import held
-from autoexp.workspace.paths import cache_dir
+from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, cache_dir
 
 START_SECONDS = 20.0
 """How long a new keeper may take to get hold of its lock."""
@@ -46,7 +45,7 @@ class Local:
             "slot": job.slot,
             "device_lock": str(lock),
         }
-        write_atomic(job.folder / keeper.JOB_FILE, json.dumps(spec, indent=1) + "\n")
+        write_atomic(job.folder / JOB_FILE, json.dumps(spec, indent=1) + "\n")
         process = subprocess.Popen(
             [sys.executable, "-m", "autoexp.executors.supervisor", str(job.folder)],
             cwd=job.folder,
@@ -56,7 +55,7 @@ class Local:
             start_new_session=True,
         )
         deadline = time.monotonic() + START_SECONDS
-        while not held(job.folder / keeper.LOCK_FILE) and not (job.folder / keeper.EXIT_FILE).exists():
+        while not held(job.folder / LOCK_FILE) and not (job.folder / EXIT_FILE).exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 break  # poll() will say that it is lost
             time.sleep(0.005)
@@ -64,7 +63,7 @@ class Local:
 
     def poll(self, folder: Path) -> Exit | None:
         ended = _ended(folder)
-        if ended is None and held(folder / keeper.LOCK_FILE):
+        if ended is None and held(folder / LOCK_FILE):
             if shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
                 raise DiskFullError(f"the disk is full: {folder}", "free some space, then: autoexp resume")
             return None
@@ -72,16 +71,16 @@ class Local:
         ended = ended or _ended(folder)
         if ended is not None:
             return ended
-        if (folder / keeper.JOB_FILE).exists():
-            processes.end(json.loads((folder / keeper.JOB_FILE).read_text())["key"])
+        if (folder / JOB_FILE).exists():
+            processes.end(json.loads((folder / JOB_FILE).read_text())["key"])
         lost = Exit("lost", None, 0.0, "its keeper was killed, or the machine went down")
         write_atomic(
-            folder / keeper.EXIT_FILE, json.dumps({"status": lost.status, "code": None, "reason": lost.reason})
+            folder / EXIT_FILE, json.dumps({"status": lost.status, "code": None, "reason": lost.reason})
         )
         return lost
 
     def kill(self, folder: Path) -> None:
-        write_atomic(folder / keeper.KILL_FILE, "")
+        write_atomic(folder / KILL_FILE, "")
         while self.poll(folder) is None:
             time.sleep(0.05)
 
@@ -116,7 +115,7 @@ def _gpus() -> list[str]:
 
 def _ended(folder: Path) -> Exit | None:
     try:
-        fields = json.loads((folder / keeper.EXIT_FILE).read_text())
+        fields = json.loads((folder / EXIT_FILE).read_text())
     except FileNotFoundError:
         return None
     return Exit(fields["status"], fields["code"], float(fields.get("wall_seconds", 0.0)), fields.get("reason", ""))

@@ -23,9 +23,8 @@ from autoexp.errors import DiskFullError
 from autoexp.executors import processes
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock
-from autoexp.workspace.report import LOG_FILE, WAIT_FILE
+from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, LOG_FILE, WAIT_FILE
 
-JOB_FILE, LOCK_FILE, EXIT_FILE, KILL_FILE = "job.json", "keeper.lock", "exit.json", "kill"
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 """Names of variables that a trainer does not inherit: what it prints reaches logs, prompts and other people."""
 POLL_SECONDS = 0.02

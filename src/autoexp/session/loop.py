@@ -38,7 +38,7 @@ STAGE_EVENTS: dict[str, tuple[type, ...]] = {
     "record": (ev.Recorded,),
     "decide": (ev.Decided,),
 }
-SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.25
+SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.1
 """Seconds between two looks at a training: short at first, so that quick trainings are not slowed down."""
 
 

@@ -15,7 +15,7 @@ from autoexp.spec.prompts import apply_prompt
 from autoexp.workspace.candidate import described
 from autoexp.workspace.constants import declared, replaced
 from autoexp.workspace.files import tail, write_atomic
-from autoexp.workspace.report import LOG_FILE
+from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
 from autoexp.workspace.repository import REGULAR, matches
 
 PEOPLE = ("proposal_file", "next_proposal", "queue")
@@ -52,9 +52,9 @@ def make(proposal: Proposal, worktree: Path, context: Context) -> str:
             done.append("patched")
             continue
         path = _path_of(edit, worktree, context)
-        text = path.read_text()
+        text = path.read_bytes().decode(errors="surrogateescape")  # read_text would turn CRLF into LF
         if isinstance(edit, SetConstant):
-            path.write_text(replaced(text, edit.name, edit.value))
+            _write(path, replaced(text, edit.name, edit.value))
             done.append(f"{edit.name} = {edit.value!r}")
         else:
             if text.count(edit.old) != 1:
@@ -62,9 +62,13 @@ def make(proposal: Proposal, worktree: Path, context: Context) -> str:
                     f"{edit.path}: the text to replace occurs {text.count(edit.old)} times, not once",
                     "autoexp propose --help",
                 )
-            path.write_text(text.replace(edit.old, edit.new))
+            _write(path, text.replace(edit.old, edit.new))
             done.append(f"replaced text in {edit.path}")
     return ", ".join(done)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_bytes(text.encode(errors="surrogateescape"))
 
 
 def _path_of(edit: SetConstant | Replace, worktree: Path, context: Context) -> Path:
@@ -119,7 +123,7 @@ def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Con
     if not changes:
         return _applied(context, "empty", "nothing was changed", by)
     folder = context.paths.attempt(context.iteration, context.attempt)
-    write_atomic(folder / "patch.diff", context.repository.diff(iteration.base, tree) + "\n")
+    write_atomic(folder / PATCH_FILE, context.repository.diff(iteration.base, tree) + "\n")
     refused = [c.path for c in changes if not matches(c.path, files.editable) or matches(c.path, files.frozen)]
     if refused:
         said = f"refused: it changed {', '.join(refused[:5])}, which is not editable"

@@ -7,7 +7,8 @@ from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import JobSpec
-from autoexp.workspace.report import REPORT_FILE, outcome
+from autoexp.workspace.paths import JOB_FILE, REPORT_FILE
+from autoexp.workspace.report import outcome
 from autoexp.workspace.settings import filled
 
 
@@ -22,7 +23,7 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
     executor = context.executor()
     if iteration.job is None:
         pid = None
-        if not (folder / "job.json").exists():
+        if not (folder / JOB_FILE).exists():
             worktree = context.paths.worktree(iteration.slot)
             context.repository.checkout(worktree, iteration.commit, context.settings.files.link)
             pid = executor.submit(_job(state, iteration, context))

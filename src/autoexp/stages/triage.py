@@ -11,7 +11,7 @@ from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.prompts import triage_prompt
 from autoexp.workspace.files import tail
-from autoexp.workspace.report import LOG_FILE
+from autoexp.workspace.paths import LOG_FILE
 
 MAX_RERUNS = 10
 """Reruns of a training that was lost or killed through no fault of its own."""

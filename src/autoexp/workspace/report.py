@@ -11,10 +11,8 @@ from typing import Any
 
 from autoexp.runs.records import Metric, Outcome
 from autoexp.workspace.files import tail
+from autoexp.workspace.paths import LOG_FILE, METRICS_FILE, REPORT_FILE
 
-REPORT_FILE, METRICS_FILE, LOG_FILE = "report.json", "metrics.jsonl", "train.log"
-WAIT_FILE = "waiting"
-"""There while a job waits for its device; its deadline begins afterwards."""
 TAIL_BYTES = 1 << 20
 """How much of a log's end is searched for the summary: it is the last thing printed."""
 

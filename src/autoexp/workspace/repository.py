@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from git import Git
@@ -115,6 +116,7 @@ class Repository:
     def valid_branch(self, name: str) -> bool:
         return self._try("check-ref-format", "--branch", name) is not None
 
+    @cache  # noqa: B019 - a repository lives as long as its session
     def identity(self) -> dict[str, str]:
         """Nothing when the user has a name and an address, else the tool's own as environment variables."""
         known = self._try("var", "GIT_COMMITTER_IDENT") is not None and self._try("var", "GIT_AUTHOR_IDENT") is not None
