@@ -9,7 +9,7 @@ import typer
 
 from autoexp.errors import AutoexpError
 
-BUILTINS = ("run", "look", "workspace")
+BUILTINS = ("run", "look", "workspace", "steer")
 """Command modules of this folder; they register through the same hook as a plugin's."""
 
 

@@ -95,7 +95,13 @@ def training(item: InProgress) -> str:
     words += [f"loss {known.loss:.4g}"] if known.loss is not None else []
     if known.tokens_per_second is not None:
         rate = known.tokens_per_second
-        words.append(f"{rate / 1e6:.2f}M tok/s" if rate >= 1e6 else f"{rate / 1e3:.0f}k tok/s" if rate >= 1e4 else f"{rate:.0f} tok/s")
+        words.append(
+            f"{rate / 1e6:.2f}M tok/s"
+            if rate >= 1e6
+            else f"{rate / 1e3:.0f}k tok/s"
+            if rate >= 1e4
+            else f"{rate:.0f} tok/s"
+        )
     return clean("  ".join(words))
 
 
@@ -143,7 +149,8 @@ def show_status(report: Status) -> None:
     _fields((("queued", f"{report.queued} proposals of people wait" if report.queued else ""),))
     _fields(("note", clean(note)) for note in report.notes[-3:])
     where = [short(report.paths.run), short(report.paths.log)]
-    _fields((("run", where[0]), ("log", where[1]), ("training", short(report.paths.train_log or ""))))
+    _fields((("run", where[0]), ("log", where[1])))
+    _fields((("training", short(report.paths.train_log) if report.paths.train_log else ""),))
     _fields((("next", paint(_next(report), "cyan")),))
 
 
@@ -205,7 +212,7 @@ def table(rows: Sequence[Row], metric: str, wide: bool) -> Table:
     found.add_column("decision", no_wrap=True)
     if wide:
         found.add_column("by", no_wrap=True)
-    found.add_column("description", no_wrap=True, overflow="ellipsis", ratio=1 if terminal() else None)
+    found.add_column("description", overflow="ellipsis")  # the only one that may be cut, so its cells do not wrap
     for row in rows:
         trial = row.trial
         style = STYLES.get(trial.decision or "", "")
@@ -217,7 +224,9 @@ def table(rows: Sequence[Row], metric: str, wide: bool) -> Table:
         cells += [f"{row.delta:+.6f}" if row.delta is not None else ""]
         cells += [f"{trial.memory_gb:.1f}", clock(trial.seconds) if trial.seconds is not None else "-"] if wide else []
         cells += [trial.decision or "pending", clean(trial.proposer) if wide else None, words]
-        found.add_row(*(Text(cell) for cell in cells if cell is not None), style=style)
+        found.add_row(
+            *(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells if cell is not None), style=style
+        )
     return found
 
 
@@ -234,7 +243,8 @@ def show_iteration(found: Shown) -> None:
     """All about one iteration."""
     name = f"iteration {found.iteration}" if found.iteration else "baseline"
     verdict = f"under way, at {found.stage}" if found.under_way else found.decision or ""
-    say(f"{paint(name, 'bold')}  {paint(verdict, STYLES.get(found.decision or '', 'cyan'))}  {paint(found.run_id, 'dim')}")
+    verdict = paint(verdict, STYLES.get(found.decision or "", "cyan"))
+    say(f"{paint(name, 'bold')}  {verdict}  {paint(found.run_id, 'dim')}")
     number = f"{found.value:.6f}" if found.value is not None else ""
     if found.delta is not None:
         number += paint(f"  {found.delta:+.6f} against the best before", "green" if found.better else "dim")
@@ -252,7 +262,11 @@ def show_iteration(found: Shown) -> None:
     if found.diff:
         say()
         for line in found.diff.splitlines():
-            style = "bold" if line.startswith(("+++", "---", "diff ")) else {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+            style = (
+                "bold"
+                if line.startswith(("+++", "---", "diff "))
+                else {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+            )
             say(paint(safe(line), style) if style else safe(line))
     if found.log_tail:
         say(f"\n{paint('the end of train.log', 'dim')}")

@@ -16,8 +16,7 @@ from autoexp.runs.journal import decode, read
 from autoexp.runs.records import Outcome, Proposal, Trial
 from autoexp.runs.state import RunState, begin, reduce, replay
 from autoexp.workspace.files import tail
-from autoexp.workspace.paths import RunPaths, Workspace
-from autoexp.workspace.report import LOG_FILE
+from autoexp.workspace.paths import LOG_FILE, PATCH_FILE, RunPaths, Workspace
 
 LOG_BYTES = 1 << 18
 """How much of a training's log is searched for its last lines."""
@@ -55,7 +54,7 @@ class Follower:
         except OSError:
             return False
         whole = data[: data.rfind(b"\n") + 1]
-        for line in whole.splitlines():
+        for line in whole.split(b"\n")[:-1]:
             self._lines += 1
             event = decode(line, self.paths.journal, self._lines)
             self._state = begin(event) if self._state is None else reduce(self._state, event)
@@ -100,7 +99,8 @@ class Row:
 def rows(state: RunState) -> list[Row]:
     """All decided trials, then those that wait for their decision."""
     pending = [iteration.trial for _, iteration in sorted(state.open.items()) if iteration.trial is not None]
-    found, best = [], None
+    found: list[Row] = []
+    best: float | None = None
     for trial in (*state.trials, *pending):
         delta = trial.metric - best if trial.metric is not None and best is not None else None
         better = delta is not None and delta != 0 and (delta < 0) == (state.metric.direction == "min")
@@ -151,7 +151,10 @@ class Shown(BaseModel):
 
 
 def shown(workspace: Workspace, paths: RunPaths, number: int, log_lines: int) -> Shown:
-    """Everything about iteration `number`. Raises RunError for one that the run does not have, naming the valid range."""
+    """Everything about iteration `number`.
+
+    Raises RunError for one that the run does not have, naming those it has.
+    """
     journal = read(paths.journal)
     state = replay(journal)
     trials = {row.trial.iteration: row for row in rows(state)}
@@ -227,7 +230,7 @@ def _diff(workspace: Workspace, paths: RunPaths, base: str, commit: str, attempt
             return Repository(workspace).diff(base, commit)
         except AutoexpError:
             pass
-    return tail(attempt / "patch.diff", LOG_BYTES)
+    return tail(attempt / PATCH_FILE, LOG_BYTES)
 
 
 def _log_tail(paths: RunPaths, attempts: list[Attempt], count: int) -> list[str]:

@@ -12,8 +12,8 @@ from autoexp.runs.state import RunState
 from autoexp.session.background import live
 from autoexp.session.snapshot import load
 from autoexp.workspace.inbox import queued
-from autoexp.workspace.paths import RunPaths
-from autoexp.workspace.report import LOG_FILE, WAIT_FILE, progress
+from autoexp.workspace.paths import LOG_FILE, WAIT_FILE, RunPaths
+from autoexp.workspace.report import progress
 
 Phase = Literal["setup", "baseline", "loop", "done"]
 
@@ -192,8 +192,9 @@ def _progress(folder: Path) -> Progress | None:
 
     def number(name: str) -> float | None:
         value = fields.get(name)
-        ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
-        return float(value) if ok else None  # infinities and NaN fail the comparison
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
+            return None  # infinities and NaN fail the comparison
+        return float(value)
 
     step, fraction, phase = number("step"), number("progress"), fields.get("phase")
     if not fields:
@@ -245,7 +246,7 @@ def _eta(state: RunState, summary: dict[str, Any], working: list[InProgress]) ->
     seconds: float | None = summary.get("typical_seconds") or next(
         (w.progress.budget_seconds for w in working if w.progress and w.progress.budget_seconds), None
     )
-    left = state.plan.target - summary["iterations_completed"] + (0 if state.baseline_closed else 1)
+    left: int = state.plan.target - summary["iterations_completed"] + (0 if state.baseline_closed else 1)
     if seconds is None or left <= 0:
         return None
     done = sum(w.progress.fraction or 0.0 for w in working if w.progress)
