@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +22,6 @@ from autoexp.workspace.paths import Workspace
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No settings, caches, agents, GPUs or git configuration of whoever runs the tests."""
-    import os
-
     for name in os.environ:
         if name.startswith(("AUTOEXP_", "GIT_")) and not name.startswith("AUTOEXP_TEST_"):
             monkeypatch.delenv(name)
@@ -43,3 +44,15 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     lab.release()
     left = leftovers(tmp_path)
     assert not left, f"left running: {left}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
