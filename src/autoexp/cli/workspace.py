@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,7 @@ def prepare(
     profile: Annotated[str | None, typer.Option("--profile", help="auto, cpu or h100 (the settings').")] = None,
 ) -> None:
     """Make the data ready. Does nothing where it is; other options go on to the prepare command."""
-    from autoexp.session.readiness import prepare as make_ready
+    from autoexp.session.preparing import prepare as make_ready
 
     for line in make_ready(dataset, profile, context.args):
         print(line)
@@ -74,7 +75,7 @@ def _show_made(made: Made, folder: Path) -> None:
         print(f"profile {made.profile}: trials of {made.budget_seconds:g} s on the data set {made.dataset}")
     if made.commit is not None:
         print(f"first commit: {made.commit[:7]}")
-    lines = [] if folder.absolute() == Path.cwd() else [f"cd {folder}"]
+    lines = [] if folder.absolute() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
     if made.to_commit:
         lines.append(f"git add {' '.join(made.to_commit)} && git commit -m 'Add autoexp'")
     lines += [] if made.data_ready else ["autoexp prepare"]

@@ -1,26 +1,22 @@
-"""Whether a start can work, what would mend it, and making the data ready."""
+"""Whether a start can work, and what would mend it."""
 
 from __future__ import annotations
 
 import glob
 import shutil
 import subprocess
-import sys
-import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from autoexp.errors import AutoexpError, PreconditionError, UsageError
+from autoexp.errors import AutoexpError
 from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.session.background import live
 from autoexp.session.planning import checked
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
-from autoexp.workspace.scaffold import told
 from autoexp.workspace.settings import Settings, filled, load
 
 KNOWN_AGENTS = ("opencode", "claude", "codex")
@@ -124,7 +120,9 @@ def _settings(workspace: Workspace) -> Check:
 def _editable(settings: Settings, found: list[str]) -> Check:
     globs = " ".join(settings.files.editable)
     if not found:
-        return _missing("program", f"no committed file matches files.editable ({globs})", f"git add {globs} && git commit -m start")
+        return _missing(
+            "program", f"no committed file matches files.editable ({globs})", f"git add {globs} && git commit -m start"
+        )
     return _ok("program", f"{', '.join(found[:5])}: committed")
 
 
@@ -133,7 +131,9 @@ def _command(workspace: Workspace, settings: Settings) -> Check:
     if not words or not words[0]:
         return _missing("training", "train.command is empty", f"edit {SETTINGS_FILE}")
     if shutil.which(words[0]) is None and not (workspace.root / words[0]).exists():
-        return _missing("training", f"{words[0]!r} is not on PATH", f"install {words[0]}, or set train.command in {SETTINGS_FILE}")
+        return _missing(
+            "training", f"{words[0]!r} is not on PATH", f"install {words[0]}, or set train.command in {SETTINGS_FILE}"
+        )
     return _ok("training", " ".join(words))
 
 
@@ -188,7 +188,11 @@ def _space() -> Check:
         folder = folder.parent
     free = min(shutil.disk_usage(place).free for place in (folder, Path.cwd()))
     said = f"{free / 1024**3:.1f} GiB free"
-    return _ok("disk", said) if free > LITTLE_SPACE else _note("disk", f"only {said}", f"du -sh {cache_dir()} workflows/runs")
+    return (
+        _ok("disk", said)
+        if free > LITTLE_SPACE
+        else _note("disk", f"only {said}", f"du -sh {cache_dir()} workflows/runs")
+    )
 
 
 def _agents(settings: Settings | None) -> Check:
@@ -203,7 +207,9 @@ def _agents(settings: Settings | None) -> Check:
             if problem is None:
                 found = list(dict.fromkeys([*found, name]))
             elif name == settings.run.proposer:
-                return _missing("agents", f"{problem}, and it is the proposer", "install it, or: autoexp start --proposer search")
+                return _missing(
+                    "agents", f"{problem}, and it is the proposer", "install it, or: autoexp start --proposer search"
+                )
             else:
                 also = f" (on PATH: {', '.join(found)}; set [agent] name)" if found else ""
                 return _note("agents", f"{problem}: proposals in words cannot be tried{also}", f"install {name}")
@@ -221,111 +227,3 @@ def missing_data(workspace: Workspace, settings: Settings) -> list[str]:
     """The required paths that match nothing."""
     patterns = [filled(pattern, workspace) for pattern in settings.prepare.requires]
     return [pattern for pattern in patterns if not glob.glob(pattern, root_dir=workspace.root)]
-
-
-# -- preparing --------------------------------------------------------------------------------------------------------
-
-
-def prepare(dataset: str | None, profile: str | None, extra: Sequence[str]) -> list[str]:
-    """Run the workspace's prepare command, its output passing through. Returns what to tell in the end.
-
-    Outside a workspace it is the trainer's own. Raises PreconditionError when something is missing, else AutoexpError.
-    """
-    workspace, settings = _here()
-    command, overridden = _command_line(workspace, settings, dataset, profile)
-    if command is None:
-        return [f"nothing to prepare: prepare.command is not set in {SETTINGS_FILE}", "next: autoexp start --loops 5"]
-    _run([*command, *extra], workspace.root if workspace else Path.cwd())
-    if workspace is None or settings is None:
-        return ["next: autoexp init my-research"]
-    if missing := missing_data(workspace, settings):
-        if overridden:
-            return [f"this workspace trains on other data, which is still missing: {', '.join(missing)}", "next: autoexp prepare"]
-        raise PreconditionError(f"the prepare command left something missing: {', '.join(missing)}", f"edit [prepare] in {SETTINGS_FILE}")
-    if overridden:
-        return [f"this workspace goes on training on {settings.train.env.get('AUTOEXP_DATA', 'its own data')}: see {SETTINGS_FILE}"]
-    return ["ready: autoexp start --loops 5"]
-
-
-def _here() -> tuple[Workspace | None, Settings | None]:
-    try:
-        workspace = find_workspace()
-    except PreconditionError:
-        return None, None
-    settings = load(workspace)
-    known = workspace.settings.exists() or settings != Settings()
-    return (workspace, settings) if known else (None, None)
-
-
-def _command_line(
-    workspace: Workspace | None, settings: Settings | None, dataset: str | None, profile: str | None
-) -> tuple[list[str] | None, bool]:
-    """(the command, whether it prepares other data than the settings say). Raises UsageError when it cannot be told to."""
-    chosen = {"--dataset": _absolute(dataset), "--profile": profile}
-    changes = {flag: value for flag, value in chosen.items() if value is not None}
-    if workspace is None or settings is None:
-        own = [sys.executable, "-m", f"{TRAINER}.prepare", "--dataset", "bundled", "--profile", "auto"]
-        return _changed(own, changes), False
-    if settings.prepare.command is None:
-        if changes:
-            raise UsageError(f"prepare.command is not set in {SETTINGS_FILE}: nothing takes {', '.join(changes)}", "autoexp doctor")
-        return None, False
-    command = [filled(word, workspace) for word in settings.prepare.command]
-    if not changes:
-        return command, False
-    if f"{TRAINER}.prepare" not in command:
-        raise UsageError(f"the prepare command is {' '.join(command)}, which takes no {', '.join(changes)}", "autoexp prepare")
-    changed = _changed(command, changes)
-    if changed == command:
-        return command, False
-    return _without(changed, "--out"), True  # the named folder belongs to the settings' own data
-
-
-def _absolute(dataset: str | None) -> str | None:
-    if dataset in (None, "bundled", "climbmix"):
-        return dataset
-    return str(Path(str(dataset)).expanduser().absolute())  # the command runs in the workspace's root
-
-
-def _changed(command: list[str], changes: dict[str, str]) -> list[str]:
-    for flag, value in changes.items():
-        command = [*_without(command, flag), flag, value]
-    return command
-
-
-def _without(command: list[str], flag: str) -> list[str]:
-    if flag not in command:
-        return list(command)
-    place = command.index(flag)
-    return [*command[:place], *command[place + 2 :]]
-
-
-def _run(command: list[str], folder: Path) -> None:
-    """Run it with its output passing through; the two lines of its last error become the error raised."""
-    if shutil.which(command[0]) is None and not (folder / command[0]).exists():
-        raise PreconditionError(f"the prepare command {command[0]!r} is not on PATH", f"install {command[0]}, then: autoexp prepare")
-    own = f"{TRAINER}.prepare" in command  # of others even stderr goes straight to the terminal: it may hold a progress bar
-    held: list[str] = []
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE if own else None, text=True) as process:
-        if process.stderr is not None:
-            reader = threading.Thread(target=_pass_on, args=(process.stderr, held), daemon=True)
-            reader.start()
-            process.wait()
-            reader.join()
-    code = process.returncode
-    if code == 0:
-        return
-    if own and held:
-        raise told("".join(held), code, "preparing data failed")
-    kind = PreconditionError if code == 3 else AutoexpError
-    raise kind(f"the prepare command failed (exit {code}): {' '.join(command)}", "see its output above, then: autoexp prepare")
-
-
-def _pass_on(stream: IO[str], held: list[str]) -> None:
-    """Pass lines on as they come, and hold back those that will be told as the error."""
-    for line in stream:
-        if held or line.startswith("error: "):
-            held.append(line)
-        else:
-            sys.stderr.write(line)
-            sys.stderr.flush()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +62,11 @@ def add(paths: RunPaths, proposal: Proposal, kind: str = QUEUE) -> Path:
 
 def queued(paths: RunPaths) -> list[Queued]:
     """What waits, in the order in which it will be used; next_proposal.json is not in here."""
-    return [
-        Queued(number, path, _SOURCES[path.name[0]], parse(path.read_bytes(), path.name))
-        for number, path in enumerate(_files(paths), 1)
-    ]
+    found: list[Queued] = []
+    for path in _files(paths):
+        with suppress(FileNotFoundError):  # taken by the run since the folder was listed
+            found.append(Queued(len(found) + 1, path, _SOURCES[path.name[0]], parse(path.read_bytes(), path.name)))
+    return found
 
 
 def remove(paths: RunPaths, number: int) -> Proposal:
@@ -74,7 +76,10 @@ def remove(paths: RunPaths, number: int) -> Proposal:
         raise ProposalError(
             f"there is no queued proposal {number} (there are {len(waiting)})", "autoexp propose --list"
         )
-    waiting[number - 1].path.unlink(missing_ok=True)
+    try:
+        waiting[number - 1].path.unlink()
+    except FileNotFoundError as error:
+        raise ProposalError(f"queued proposal {number} was just taken by the run", "autoexp propose --list") from error
     return waiting[number - 1].proposal
 
 

@@ -66,11 +66,14 @@ def init(folder: Path, profile: str = "auto", dataset: str | None = None) -> Mad
     own = _own_profile(program)
     if own is not None and profile not in ("auto", own):
         raise UsageError(
-            f"{program} is for the profile {own}, not {profile}", f"autoexp init {folder} --profile {own}, or move it away"
+            f"{program} is for the profile {own}, not {profile}",
+            f"autoexp init {folder} --profile {own}, or move it away",
         )
     foreign = program.exists() and own is None
     if foreign and dataset is not None:
-        raise UsageError(f"{program} is not autoexp's own program: --dataset means nothing to it", f"autoexp init {folder}")
+        raise UsageError(
+            f"{program} is not autoexp's own program: --dataset means nothing to it", f"autoexp init {folder}"
+        )
     facts: dict[str, Any] = {}
     wanted = {
         ".gitignore": template("gitignore"),
@@ -99,7 +102,7 @@ def init(folder: Path, profile: str = "auto", dataset: str | None = None) -> Mad
         dataset=facts.get("dataset"),
         budget_seconds=facts.get("budget_seconds"),
         data_dir=facts.get("data_dir"),
-        data_ready=bool(facts.get("ready")),
+        data_ready=bool(facts["ready"]) if facts else not detect(Workspace(root)).get("prepare"),
         new_repository=new,
         commit=commit,
         to_commit=tuple(name for name in _ordered([*wanted, "train.py"]) if name not in tracked),
@@ -112,7 +115,9 @@ def _ordered(names: Iterable[str]) -> list[str]:
 
 
 def _unwritable(error: OSError, path: Path) -> AutoexpError:
-    return AutoexpError(f"cannot write {error.filename2 or error.filename or path}: {error.strerror}", "autoexp init another-folder")
+    return AutoexpError(
+        f"cannot write {error.filename2 or error.filename or path}: {error.strerror}", "autoexp init another-folder"
+    )
 
 
 def trainer(module: str, *args: str) -> tuple[int, dict[str, Any]]:
@@ -122,9 +127,13 @@ def trainer(module: str, *args: str) -> tuple[int, dict[str, Any]]:
     """
     command = [sys.executable, "-m", f"autoexp.model.{module}", *args]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=TRAINER_SECONDS, stdin=subprocess.DEVNULL)
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=TRAINER_SECONDS, stdin=subprocess.DEVNULL
+        )
     except subprocess.TimeoutExpired as error:
-        raise AutoexpError(f"autoexp.model.{module} said nothing for {TRAINER_SECONDS:g} s", "autoexp doctor") from error
+        raise AutoexpError(
+            f"autoexp.model.{module} said nothing for {TRAINER_SECONDS:g} s", "autoexp doctor"
+        ) from error
     lines = ended.stdout.strip().splitlines()
     if lines and lines[-1].startswith("{"):
         return ended.returncode, json.loads(lines[-1])
@@ -193,7 +202,15 @@ def _settings(facts: dict[str, Any], workspace: Workspace) -> str:
         data = str(facts["data_dir"])
         cache = str(cache_dir().absolute())
         data = "{cache}" + data.removeprefix(cache) if data.startswith(cache + os.sep) else data
-        command = ["{python}", "-m", "autoexp.model.prepare", "--dataset", facts["dataset"], "--profile", facts["profile"]]
+        command = [
+            "{python}",
+            "-m",
+            "autoexp.model.prepare",
+            "--dataset",
+            facts["dataset"],
+            "--profile",
+            facts["profile"],
+        ]
         values = {
             "COMMAND": ["{python}", "train.py"],
             "BUDGET": facts["budget_seconds"],
@@ -253,7 +270,9 @@ def _write(root: Path, wanted: dict[str, str]) -> tuple[list[str], list[str], li
 
 
 def _git_init(root: Path) -> None:
-    environ = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    environ = {
+        name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    }
     ended = subprocess.run(["git", "init", "--quiet", str(root)], capture_output=True, text=True, env=environ)
     if ended.returncode:
         raise AutoexpError(f"git init failed: {ended.stderr.strip()}", f"git init {root}")

@@ -1,0 +1,84 @@
+"""propose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoexp.spec.markers import hookimpl
+
+if TYPE_CHECKING:
+    from autoexp.session.steering import Placed, Waiting
+
+
+@hookimpl
+def autoexp_register_commands(app: typer.Typer) -> None:
+    app.command()(propose)
+
+
+def propose(
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="The idea in words; an agent makes the edits.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Give a constant another value; repeatable.")
+    ] = None,
+    patch: Annotated[Path | None, typer.Option("--patch", help="A unified diff; - is standard input.")] = None,
+    from_diff: Annotated[
+        bool, typer.Option("--from-diff", help="My uncommitted edit of the editable files, which stays as it is.")
+    ] = False,
+    file: Annotated[Path | None, typer.Option("--file", help="A whole proposal in JSON; see --schema.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="The run; by default the newest.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show what waits, in the order of its use.")] = False,
+    remove: Annotated[int | None, typer.Option("--remove", metavar="N", help="Take number N of --list out.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a proposal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Queue a change for a run to try next. It is checked now, on the run's best program so far."""
+    from autoexp.session import steering
+    from autoexp.workspace.paths import find_workspace
+
+    if schema:
+        print(steering.schema(), end="")
+        return
+    workspace = find_workspace()
+    paths = workspace.existing(run_id)
+    if remove is not None:
+        _show_removed(steering.remove(paths, remove), json)
+    elif show:
+        _show_waiting(steering.waiting(paths), json)
+    else:
+        _show_placed(steering.propose(workspace, paths, text, sets or (), patch, from_diff, file), json)
+
+
+def _show_placed(placed: Placed, as_json: bool) -> None:
+    if as_json:
+        print(placed.model_dump_json(indent=2))
+        return
+    print(f"queued for {placed.run_id}: {placed.proposal.description}")
+    print(f"  place {placed.place} of {placed.waiting}; it is used {placed.when}")
+    if placed.not_included:
+        print(f"  not included, for not editable: {', '.join(placed.not_included)}")
+    if placed.hint:
+        print(f"  next: {placed.hint}")
+
+
+def _show_waiting(queue: list[Waiting], as_json: bool) -> None:
+    if as_json:
+        from pydantic import TypeAdapter
+
+        from autoexp.session.steering import Waiting
+
+        print(TypeAdapter(list[Waiting]).dump_json(queue, indent=2).decode())
+        return
+    for item in queue:
+        said = item.description or f"cannot be used: {item.problem}"
+        print(f"{item.number or '-':>3}  {item.source:13}  {said}")
+    if not queue:
+        print("nothing is queued")
+
+
+def _show_removed(removed: Waiting, as_json: bool) -> None:
+    print(removed.model_dump_json(indent=2) if as_json else f"removed {removed.number}: {removed.description}")
