@@ -17,7 +17,7 @@ JOB_FILE, LOCK_FILE, EXIT_FILE, KILL_FILE = "job.json", "keeper.lock", "exit.jso
 WAIT_FILE = "waiting"
 """There while a job waits for its device; its deadline begins afterwards."""
 REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl", "train.log", "patch.diff"
-RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def cache_dir() -> Path:
@@ -51,7 +51,7 @@ class Workspace:
 
     def run(self, run_id: str) -> RunPaths:
         """The paths of a run, which need not exist. Raises UsageError for an id that is no plain name."""
-        if not RUN_ID.match(run_id):
+        if not RUN_ID.fullmatch(run_id):
             raise UsageError(
                 f"{run_id!r} is no run id: letters, digits, '.', '_' and '-', at most 100, the first a letter or digit",
                 "autoexp start --run-id my-run",
