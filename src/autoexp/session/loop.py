@@ -179,6 +179,10 @@ class Session:
     def append(self, event: ev.Event) -> None:
         """Into the journal, into the state, then to all who look on."""
         after = reduce(self.state, event)
+        if isinstance(event, ev.Recorded | ev.Decided):
+            # Before the journal: what is then missing there is done again, and written again. After it, a kill in
+            # between would leave a finished run, that nobody resumes, with a row that still says 'pending'.
+            views.write_results(self.workspace, self.paths, after, self.log)
         self.journal.append(event)
         self.state = after
         self.log(told(event))
@@ -186,8 +190,6 @@ class Session:
         if self._since_snapshot >= snapshot.EVERY:
             self._snapshot()
         views.write_state(self.paths, self.state, self.journal.size)
-        if isinstance(event, ev.Recorded | ev.Decided):
-            views.write_results(self.workspace, self.paths, self.state, self.log)
         if isinstance(event, ev.SetupDone) or (isinstance(event, ev.Decided) and event.decision == "keep"):
             self._move_branch()
         for name, tracker in self.trackers.items():

@@ -257,7 +257,10 @@ def _ended(state: RunState, alive: bool) -> str | None:
     if alive:
         return None
     if state.closed is None:
-        return "the session was killed" if state.session else "no session yet"
+        # its last views (results.tsv, the branch) may be behind the journal until a session opens again
+        return (
+            "the session was killed; autoexp resume brings everything up to date" if state.session else "no session yet"
+        )
     return state.closed.reason + (f": {state.closed.detail}" if state.closed.detail else "")
 
 
