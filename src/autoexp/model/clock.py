@@ -51,14 +51,22 @@ class TrainingClock:
         self.budget = budget
         self.now, self.work = now, work
         self.started: tuple[float, float] | None = None  # now, work
+        self.stopped: tuple[float, float] | None = None
 
     def start(self) -> None:
-        self.started = self.now(), self.work() if self.work else 0.0
+        self.started = self._read()
+
+    def stop(self) -> None:
+        """End the counting: evaluation is no training."""
+        self.stopped = self._read()
+
+    def _read(self) -> tuple[float, float]:
+        return self.now(), self.work() if self.work else 0.0
 
     @property
     def wall(self) -> float:
         """Seconds since the start, 0 before it."""
-        return 0.0 if self.started is None else self.now() - self.started[0]
+        return 0.0 if self.started is None else (self.stopped or self._read())[0] - self.started[0]
 
     @property
     def elapsed(self) -> float:
@@ -66,7 +74,7 @@ class TrainingClock:
         if self.started is None or self.work is None:
             return self.wall
         # Several threads together do more than a second of work in a second: that is no reason to stop earlier.
-        return max(self.wall / self.STRETCH, min(self.wall, self.work() - self.started[1]))
+        return max(self.wall / self.STRETCH, min(self.wall, (self.stopped or self._read())[1] - self.started[1]))
 
     @property
     def progress(self) -> float:

@@ -189,9 +189,8 @@ class GPT(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         logits = self.logits(inputs)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(
-            targets.shape
-        )
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return loss.view(targets.shape)
 
     def flops_per_token(self) -> float:
         """Forward and backward: 6 for each weight of a product, and attention over each layer's window."""

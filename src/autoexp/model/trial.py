@@ -85,6 +85,7 @@ class Trial:
         self.metrics: Metrics | None = None
         self.progress = Progress()
         try:
+            self.path = report_path(environ)
             self.seed = whole_number(environ, "AUTOEXP_SEED", DEFAULT_SEED)
             budget = seconds(environ, "AUTOEXP_BUDGET_SECONDS", self.profile.budget_seconds)
             self.checkpoint = (
@@ -92,7 +93,6 @@ class Trial:
             )
             if self.checkpoint is not None and not self.checkpoint.is_file():
                 raise BadInput(f"AUTOEXP_CHECKPOINT={self.checkpoint} is not there", "unset it to train")
-            self.path = report_path(environ)
             self.data = find_prepared(self.profile.name, environ)
             # The cpu profile stays on the CPU even beside a GPU: its budget is too short to compile anything.
             self.device = open_device(environ, "cpu" if self.profile.device == "cpu" else "best")
@@ -203,6 +203,7 @@ class Trial:
         if pending is not None:
             self._observe(pending, batches)
         self.device.synchronize()
+        self.clock.stop()
         gc.enable()
         self._trained(model, batches, startup)
 
