@@ -58,6 +58,8 @@ def main() -> int:
         return fail(AutoexpError("interrupted", ""), 130)
     except BrokenPipeError:
         return 0  # whoever read the output has seen enough
+    except OSError as error:
+        return fail(AutoexpError(f"{error.filename or 'the system'}: {error.strerror or error}", "autoexp doctor"))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0

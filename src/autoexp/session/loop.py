@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from autoexp.errors import AutoexpError, Interrupted, RunError, UsageError
@@ -23,6 +24,7 @@ from autoexp.session.words import told
 from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
 from autoexp.workspace import settings as settings_module
+from autoexp.workspace.files import explained
 from autoexp.workspace.locks import Lock
 from autoexp.workspace.paths import RunPaths, Workspace
 from autoexp.workspace.repository import Repository
@@ -83,13 +85,12 @@ class Session:
                 self._loop()
                 self._close(*self._reason())
             except AutoexpError as error:
-                self._close(
-                    "interrupted" if isinstance(error, Interrupted) else "error",
-                    str(error),
-                    error.hint,
-                    error.exit_code,
-                )
+                self._close_with(error)
                 raise
+            except OSError as error:  # a full or read-only disk, a vanished folder: told as such, not as a bug
+                explanation = explained(error, Path(error.filename or self.paths.folder))
+                self._close_with(explanation)
+                raise explanation from error
             except Exception as error:
                 self.log(traceback.format_exc(), "ERROR")
                 self._close("error", f"unexpected {type(error).__name__}: {error}", f"see {self.paths.log}", 1)
@@ -262,6 +263,10 @@ class Session:
         if left:
             return "pending", "not selected: " + ", ".join(left)
         return "done", f"{self.state.completed} iterations"
+
+    def _close_with(self, error: AutoexpError) -> None:
+        reason = "interrupted" if isinstance(error, Interrupted) else "error"
+        self._close(reason, str(error), error.hint, error.exit_code)
 
     def _close(self, reason: str, detail: str = "", hint: str = "", exit_code: int = 0) -> None:
         with suppress(AutoexpError):  # a full disk: the journal then ends without a farewell, and status says so
