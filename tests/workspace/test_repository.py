@@ -1,0 +1,419 @@
+"""Git beside the user: worktrees and refs of the run's own. Law 2 is kept here or nowhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from autoexp.errors import PreconditionError, RepositoryError
+from autoexp.testing import TRAINER, git, make_workspace
+from autoexp.workspace.paths import Workspace
+from autoexp.workspace.repository import Change, Repository, candidate_ref, matches
+
+
+@pytest.fixture
+def repository(workspace: Workspace) -> Repository:
+    return Repository(workspace)
+
+
+@pytest.fixture
+def tree(repository: Repository, tmp_path: Path) -> Path:
+    """A worktree at the base commit."""
+    path = tmp_path / "run" / "worktrees" / "0"
+    repository.checkout(path, repository.head())
+    return path
+
+
+def user(root: Path) -> dict[str, object]:
+    """Everything of the user's that must not change: HEAD, index, stash, branches, and every file with its times."""
+    files = {
+        str(path.relative_to(root)): (path.lstat().st_mtime_ns, path.lstat().st_size)
+        for path in root.rglob("*")
+        if ".git" not in path.relative_to(root).parts
+    }
+    return {
+        "head": (root / ".git" / "HEAD").read_text(),
+        "index": (root / ".git" / "index").read_bytes(),
+        "heads": git(root, "for-each-ref", "refs/heads", "refs/stash", "refs/tags"),
+        "config": (root / ".git" / "config").read_text(),
+        "files": files,
+    }
+
+
+def dirty(root: Path) -> None:
+    """An edit, a staged edit, a staged new file, an untracked file."""
+    (root / "train.py").write_text((root / "train.py").read_text() + "# mine\n")
+    (root / "evaluate.py").write_text("# staged\n")
+    (root / "new.py").write_text("# new\n")
+    git(root, "add", "evaluate.py", "new.py")
+    (root / "untracked.txt").write_text("precious")
+
+
+# -- worktrees --------------------------------------------------------------------------------------------------------
+
+
+def test_a_worktree_holds_exactly_the_commit(repository: Repository, tree: Path) -> None:
+    assert sorted(os.listdir(tree)) == [".git", "autoexp.toml", "evaluate.py", "train.py"]
+    assert (tree / "train.py").read_text() == TRAINER
+
+
+def test_whatever_is_done_in_it_is_undone_by_the_next_checkout(repository: Repository, tree: Path) -> None:
+    (tree / "train.py").write_text("broken")
+    (tree / "evaluate.py").unlink()
+    (tree / "junk").mkdir()
+    (tree / "junk" / "x").write_text("x")
+    (tree / ".gitignore").write_text("ignored\n")
+    (tree / "ignored").write_text("x")
+    git(tree, "init", "--quiet", "nested")
+    git(tree, "add", "--all", "--", "train.py", "junk")
+    repository.checkout(tree, repository.head())
+    assert sorted(os.listdir(tree)) == [".git", "autoexp.toml", "evaluate.py", "train.py"]
+    assert (tree / "train.py").read_text() == TRAINER
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "rm -r .git",
+        "rm -rf .git && git init --quiet",
+        "rm -rf .git && mkdir .git",
+        "echo nonsense > .git",
+        "echo 'gitdir: ../../../work/.git' > .git",
+        "rm -rf * .git",
+        "cd .. && rm -rf 0 && touch 0",
+        "cd .. && rm -rf 0 && ln -s ../../work 0",
+        'touch "$(git rev-parse --git-dir)/index.lock"',
+        'touch "$(git rev-parse --git-dir)/HEAD.lock"',
+        'rm -rf "$(git rev-parse --git-dir)"',
+        'rm "$(git rev-parse --git-dir)/index"',
+        'echo junk > "$(git rev-parse --git-dir)/index"',
+        'echo junk > "$(git rev-parse --git-dir)/HEAD"',
+        "git checkout --quiet -b somewhere",
+        "chmod -R a-w .",
+    ],
+)
+def test_a_damaged_worktree_is_mended_and_the_users_checkout_is_not_touched(
+    workspace: Workspace, harm: str, repository: Repository
+) -> None:
+    """Without its .git file, git would take the worktree for a part of the checkout around it."""
+    path = workspace.runs / "r" / "worktrees" / "0"
+    repository.checkout(path, repository.head())
+    dirty(workspace.root)
+    harm = harm.replace("../../../work/.git", f"{workspace.root}/.git").replace("../../work", str(workspace.root))
+    subprocess.run(["sh", "-c", harm], cwd=path, check=True)
+    before = user(workspace.root)
+    outside = {name: seen for name, seen in before["files"].items() if not name.startswith("workflows")}  # type: ignore[attr-defined]
+    repository.checkout(path, repository.head())
+    assert (path / "train.py").read_text() == TRAINER
+    assert sorted(os.listdir(path)) == [".git", "autoexp.toml", "evaluate.py", "train.py"]
+    assert repository.changes(path, repository.head())[1] == []
+    after = user(workspace.root)
+    outside_after = {n: seen for n, seen in after["files"].items() if not n.startswith("workflows")}  # type: ignore[attr-defined]
+    assert outside_after == outside
+    assert {**after, "files": 0} == {**before, "files": 0}
+
+
+def test_untracked_data_is_linked_into_each_worktree(repository: Repository, workspace: Workspace, tree: Path) -> None:
+    (workspace.root / "data").mkdir()
+    (workspace.root / "data" / "shard").write_text("tokens")
+    for _ in range(2):
+        repository.checkout(tree, repository.head(), link=["data", "missing", "train.py"])
+        assert (tree / "data").is_symlink()
+        assert (tree / "data" / "shard").read_text() == "tokens"
+        assert not (tree / "train.py").is_symlink()
+        assert not (tree / "missing").exists()
+    assert repository.changes(tree, repository.head(), ignore=["data"])[1] == []
+    repository.remove_worktree(tree)
+    assert (workspace.root / "data" / "shard").read_text() == "tokens"
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "$HOME", "it's", 'say "hi"', "ünï", "back\\slash", "-dash", "semi;colon"]
+)
+def test_paths_of_any_kind(tmp_path: Path, name: str) -> None:
+    workspace = make_workspace(tmp_path / name / "work")
+    repository = Repository(workspace)
+    path = tmp_path / name / "tree"
+    repository.checkout(path, repository.head())
+    (path / "train.py").write_text("x = 1\n")
+    (path / f"{name}.py").write_text("y = 1\n")
+    made, changes = repository.changes(path, repository.head())
+    assert {change.path for change in changes} == {"train.py", f"{name}.py"}
+    assert repository.show(made, f"{name}.py") == "y = 1"
+
+
+# -- what changed -----------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_change_is_seen_with_its_mode(repository: Repository, tree: Path) -> None:
+    base = repository.head()
+    assert repository.changes(tree, base) == (repository.run("rev-parse", f"{base}^{{tree}}"), [])
+    (tree / "train.py").write_text("x\n")
+    (tree / "evaluate.py").unlink()
+    (tree / "autoexp.toml").unlink()
+    (tree / "autoexp.toml").symlink_to("/etc/passwd")
+    (tree / "new").mkdir()
+    (tree / "new" / "file.py").write_text("x\n")
+    (tree / "new" / "file.py").chmod(0o755)
+    changes = repository.changes(tree, base)[1]
+    assert set(changes) == {
+        Change("train.py", "100644"),
+        Change("evaluate.py", "000000"),
+        Change("autoexp.toml", "120000"),
+        Change("new/file.py", "100755"),
+    }
+
+
+def test_a_change_that_was_committed_or_staged_in_the_worktree_counts_all_the_same(
+    repository: Repository, tree: Path
+) -> None:
+    """An agent may well commit its work."""
+    base = repository.head()
+    (tree / "train.py").write_text("x\n")
+    git(tree, "-c", "user.name=A", "-c", "user.email=a@b", "commit", "--quiet", "--all", "--message=by an agent")
+    (tree / "evaluate.py").write_text("y\n")
+    git(tree, "add", "evaluate.py")
+    assert {change.path for change in repository.changes(tree, base)[1]} == {"train.py", "evaluate.py"}
+
+
+def test_ignored_files_do_not_count_but_a_tracked_one_always_does(repository: Repository, tree: Path) -> None:
+    (repository.common / "info" / "exclude").write_text("*.log\ntrain.py\n")
+    (tree / "x.log").write_text("x")
+    (tree / "train.py").write_text("x\n")
+    assert [change.path for change in repository.changes(tree, repository.head())[1]] == ["train.py"]
+
+
+def test_the_indexes_of_the_user_and_of_the_worktree_are_not_used(
+    repository: Repository, workspace: Workspace, tree: Path
+) -> None:
+    before = user(workspace.root)
+    own = (repository.common / "worktrees" / "0" / "index").read_bytes()
+    (tree / "train.py").write_text("x\n")
+    repository.changes(tree, repository.head())
+    assert user(workspace.root) == before
+    assert (repository.common / "worktrees" / "0" / "index").read_bytes() == own
+
+
+PATCH = """\
+--- a/train.py
++++ b/train.py
+@@ -4,3 +4,3 @@
+ 
+-LR = 0.08  # [0.0001, 1.0] log; learning rate
++LR = 0.5  # [0.0001, 1.0] log; learning rate
+ DEPTH = 4  # [1, 12]; layers
+"""
+
+
+def test_a_patch_is_applied_to_the_worktree_only(repository: Repository, workspace: Workspace, tree: Path) -> None:
+    before = user(workspace.root)
+    repository.apply_patch(tree, PATCH.rstrip("\n"))
+    assert "LR = 0.5  #" in (tree / "train.py").read_text()
+    assert user(workspace.root) == before
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "nonsense",
+        PATCH.replace("-LR = 0.08", "-LR = 0.09"),
+        PATCH.replace("train.py", "none.py"),
+        PATCH.replace("train.py", "../escape.py"),
+        PATCH + PATCH.replace("train.py", "none.py"),
+        "--- /dev/null\n+++ b/../escape.py\n@@ -0,0 +1 @@\n+x\n",
+        "--- /dev/null\n+++ b/.git/hooks/x\n@@ -0,0 +1 @@\n+x\n",
+    ],
+)
+def test_a_patch_that_does_not_fit_or_leads_out_changes_nothing(repository: Repository, tree: Path, patch: str) -> None:
+    with pytest.raises(RepositoryError, match="git apply failed"):
+        repository.apply_patch(tree, patch)
+    assert repository.changes(tree, repository.head())[1] == []
+    assert not (tree.parent / "escape.py").exists()
+
+
+def test_outside_of_a_worktree_nothing_is_applied_or_compared(repository: Repository, workspace: Workspace) -> None:
+    before = user(workspace.root)
+    for call in (
+        lambda: repository.apply_patch(workspace.root, PATCH),
+        lambda: repository.changes(workspace.root, repository.head()),
+    ):
+        with pytest.raises(RepositoryError, match="not a worktree"):
+            call()
+    assert user(workspace.root) == before
+
+
+# -- candidates -------------------------------------------------------------------------------------------------------
+
+
+def candidate(repository: Repository, tree: Path, text: str = "x = 1\n") -> str:
+    (tree / "train.py").write_text(text)
+    return repository.changes(tree, repository.head())[0]
+
+
+def test_a_candidate_is_a_child_of_its_base_held_by_its_ref(repository: Repository, tree: Path) -> None:
+    base, ref = repository.head(), candidate_ref("r", 1, 1)
+    commit = repository.commit(candidate(repository, tree), [base], "An idea\n\nin two lines", ref)
+    assert repository.resolve(ref) == commit
+    assert repository.run("rev-parse", f"{commit}^@") == base
+    assert repository.run("log", "-1", "--format=%B", commit).strip() == "An idea\n\nin two lines"
+    assert repository.show(commit, "train.py") == "x = 1"
+    repository.run("gc", "--quiet", "--prune=now")
+    assert repository.resolve(commit) == commit
+
+
+def test_committing_again_gives_the_same_commit(repository: Repository, tree: Path) -> None:
+    """After a crash between the commit and its event, another second later."""
+    base, ref, made = repository.head(), candidate_ref("r", 1, 1), candidate(repository, tree)
+    first = repository.commit(made, [base], "m", ref)
+    before = repository.run("rev-parse", f"{first}^{{tree}}")
+    os.environ["GIT_COMMITTER_DATE"] = "2030-01-01T00:00:00Z"
+    try:
+        assert repository.commit(made, [base], "m", ref) == first
+        other = repository.commit(candidate(repository, tree, "x = 2\n"), [base], "m", ref)
+    finally:
+        del os.environ["GIT_COMMITTER_DATE"]
+    assert other != first
+    assert repository.resolve(ref) == other
+    assert before == made
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"user.name": "Ada", "user.email": "ada@example.org"},
+        {"commit.gpgsign": "true", "gpg.program": "/bin/false"},
+        {"user.useConfigOnly": "true"},
+        {"commit.template": "/none", "core.editor": "/bin/false", "diff.external": "/bin/false"},
+        {"diff.noprefix": "true", "color.ui": "always", "core.quotePath": "true", "core.autocrlf": "true"},
+    ],
+)
+def test_the_users_configuration_neither_stops_nor_signs_a_candidate(
+    workspace: Workspace, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    for name, value in settings.items():
+        git(workspace.root, "config", name, value)
+    for hook in ("pre-commit", "commit-msg", "post-checkout", "reference-transaction", "post-commit"):
+        file = workspace.root / ".git" / "hooks" / hook
+        file.write_text(f"#!/bin/sh\necho {hook} >> {tmp_path}/hooked\n[ {hook} = reference-transaction ] || exit 1\n")
+        file.chmod(0o755)
+    repository, path = Repository(workspace), tmp_path / "tree"
+    for _ in range(2):
+        repository.checkout(path, repository.head())
+    commit = repository.commit(candidate(repository, path), [repository.head()], "m", candidate_ref("r", 1, 1))
+    author = repository.run("log", "-1", "--format=%an", commit)
+    assert author == settings.get("user.name", "autoexp")
+    assert "gpgsig" not in repository.run("cat-file", "commit", commit)
+    assert "diff --git" in repository.diff(repository.head(), commit)
+    hooked = (tmp_path / "hooked").read_text() if (tmp_path / "hooked").exists() else ""
+    assert not {"pre-commit", "commit-msg", "post-checkout", "post-commit"} & set(hooked.split())
+
+
+# -- the run branch ---------------------------------------------------------------------------------------------------
+
+
+def child(repository: Repository, parent: str, word: str) -> str:
+    tree = repository.run("rev-parse", f"{parent}^{{tree}}")
+    return repository.commit(tree, [parent], word, f"refs/autoexp/test/{word}")
+
+
+def test_a_branch_is_made_and_only_fast_forwards(repository: Repository) -> None:
+    base = repository.head()
+    one = child(repository, base, "one")
+    two = child(repository, one, "two")
+    assert repository.advance("a/b", base) == ""
+    assert repository.advance("a/b", two) == ""
+    assert repository.resolve("refs/heads/a/b") == two
+    assert repository.advance("a/b", two) == ""
+    assert "commits of its own" in repository.advance("a/b", one)
+    assert "commits of its own" in repository.advance("a/b", child(repository, base, "aside"))
+    assert repository.resolve("refs/heads/a/b") == two
+
+
+def test_a_branch_that_is_checked_out_anywhere_is_left_alone(
+    repository: Repository, workspace: Workspace, tmp_path: Path
+) -> None:
+    base = repository.head()
+    next_one = child(repository, base, "next")
+    before = user(workspace.root)
+    assert repository.advance("main", base) == ""
+    assert "checked out" in repository.advance("main", next_one)
+    git(workspace.root, "branch", "elsewhere")
+    git(workspace.root, "worktree", "add", "--quiet", str(tmp_path / "mine"), "elsewhere")
+    assert "checked out" in repository.advance("elsewhere", next_one)
+    after = user(workspace.root)
+    assert (after["head"], after["index"], after["files"]) == (before["head"], before["index"], before["files"])
+    assert repository.resolve("refs/heads/elsewhere") == base
+
+
+# -- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_excluding_adds_each_pattern_once_and_keeps_what_is_there(repository: Repository, workspace: Workspace) -> None:
+    file = workspace.root / ".git" / "info" / "exclude"
+    file.write_text("# mine\n*.bak")
+    repository.exclude(["/a/", "/b"])
+    repository.exclude(["/b", "/c"])
+    assert file.read_text().splitlines() == ["# mine", "*.bak", "/a/", "/b", "/c"]
+    file.unlink()
+    file.parent.rmdir()
+    repository.exclude(["/a/"])
+    assert file.read_text() == "/a/\n"
+
+
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"])
+def test_variables_of_a_git_hook_around_us_do_not_lead_astray(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    other = make_workspace(tmp_path / "other", LR=0.5)
+    places = {"GIT_DIR": other.root / ".git", "GIT_WORK_TREE": other.root, "GIT_INDEX_FILE": other.root / "index"}
+    monkeypatch.setenv(variable, str(places[variable]))
+    repository = Repository(workspace)
+    assert repository.head() != git(other.root, "rev-parse", "HEAD")
+    repository.checkout(tmp_path / "tree", repository.head())
+    assert "LR = 0.08" in (tmp_path / "tree" / "train.py").read_text()
+
+
+def test_without_a_commit_or_a_repository_the_way_out_is_told(tmp_path: Path) -> None:
+    with pytest.raises((PreconditionError, RepositoryError)):
+        Repository(Workspace(tmp_path))
+    git(tmp_path, "init", "--quiet")
+    with pytest.raises(PreconditionError, match="no commit yet") as caught:
+        Repository(Workspace(tmp_path)).head()
+    assert "git commit" in caught.value.hint
+
+
+def test_without_git_the_way_out_is_told(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(PreconditionError, match="git is not on PATH"):
+        Repository(workspace)
+
+
+@pytest.mark.parametrize("name", ["", "-x", "--help", "a b", "a..b", "HEAD^", ":/The", "$(touch x)", "no-such"])
+def test_a_name_is_never_taken_for_an_option(repository: Repository, name: str) -> None:
+    if name in ("HEAD^", ":/The"):
+        repository.resolve(name)
+    else:
+        assert repository.resolve(name) is None
+        assert name == "no-such" or not repository.valid_branch(name)
+
+
+@pytest.mark.parametrize(
+    ("path", "globs", "matched"),
+    [
+        ("train.py", ["train.py"], True),
+        ("a/train.py", ["train.py"], False),
+        ("a/train.py", ["*.py"], True),
+        ("src/a/b.py", ["src"], True),
+        ("src/a/b.py", ["src/"], True),
+        ("source.py", ["src"], False),
+        ("Train.py", ["train.py"], False),
+        ("train.py", [], False),
+        ("train.pyc", ["train.py"], False),
+    ],
+)
+def test_globs_name_files_and_folders(path: str, globs: list[str], matched: bool) -> None:
+    assert matches(path, globs) is matched
