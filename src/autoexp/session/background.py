@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from autoexp.errors import AutoexpError
+from autoexp.runs.plan import next_stages
 from autoexp.session import requests
 from autoexp.session.snapshot import load
 from autoexp.workspace.files import tail
@@ -38,8 +39,10 @@ def spawn(paths: RunPaths) -> int:
         )
     deadline = time.monotonic() + ATTACH_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if paths.journal.stat().st_size > before and load(paths).setup_done and not requests.waiting(paths):
-            break
+        if paths.journal.stat().st_size > before and not requests.waiting(paths):
+            state = load(paths)
+            if state.setup_done and next_stages(state, state.plan):
+                break  # at work; where nothing is left to do its end is waited for
         time.sleep(POLL_SECONDS)
     return process.pid
 

@@ -95,5 +95,5 @@ def move_branch(repository: Repository, state: RunState) -> str:
     """Point the best ref and the run branch at the best. Returns why the branch could not be moved, or ''."""
     best = f"{refs(state.run_id)}/best"
     repository.hold(best, state.tip)
-    why = repository.advance(state.branch, state.tip)
+    why = repository.advance(state.branch, state.tip, f"{refs(state.run_id)}/branch")
     return f"{why}: it stays where it is; the best is {best} (git merge --ff-only {best})" if why else ""

@@ -28,6 +28,8 @@ NOBODY = {"GIT_AUTHOR_NAME": "autoexp", "GIT_COMMITTER_NAME": "autoexp"} | {
 }
 """The identity of candidate commits where the user has none; these commits are the tool's, not theirs."""
 _INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
+MESSAGE_LIMIT = 10_000
+"""Characters of a commit message: it is an argument of a command, and those have limits."""
 REGULAR = ("100644", "100755")
 
 
@@ -209,7 +211,7 @@ class Repository:
         if existing == tree and self.run("rev-parse", f"{ref}^@").split() == list(parents):
             return self.run("rev-parse", ref)
         flags = [flag for parent in parents for flag in ("-p", parent)]
-        commit = self.run("commit-tree", tree, *flags, "-m", message, env=self.identity())
+        commit = self.run("commit-tree", tree, *flags, "-m", message[:MESSAGE_LIMIT], env=self.identity())
         self.run("update-ref", ref, commit)
         return commit
 
@@ -218,20 +220,29 @@ class Repository:
         if self._try("rev-parse", "--verify", "--quiet", ref) != commit:
             self.run("update-ref", ref, commit)
 
-    def advance(self, branch: str, commit: str) -> str:
-        """Fast-forward a run branch to `commit`, creating it if need be. Returns why it could not be done, or ''.
+    def advance(self, branch: str, commit: str, mark: str | None = None) -> str:
+        """Move a run branch forward until it holds `commit`'s files, creating it if need be.
 
-        A branch that somebody has checked out, or that has commits of its own, is left alone.
+        A branch that somebody has checked out, or that has commits of its own, is left alone: returns why, else ''.
+        `mark` is a ref that remembers where we left the branch. A best that does not descend from the one before
+        (it was tried at the same time, by another worker) is then joined by a merge that takes its files.
         """
         name = f"refs/heads/{branch}"
         tip = self.resolve(name)
-        if tip == commit or (tip is not None and self.is_ancestor(commit, tip)):
-            return "" if tip == commit else f"branch {branch} has commits of its own"
+        new = commit
         if tip is not None and not self.is_ancestor(tip, commit):
-            return f"branch {branch} has commits of its own"
-        if tip is not None and f"branch {name}" in self.run("worktree", "list", "--porcelain").split("\n"):
+            if mark is None or tip != self.resolve(mark):
+                return f"branch {branch} has commits of its own"
+            tree = self.run("rev-parse", f"{commit}^{{tree}}")
+            if tree == self.run("rev-parse", f"{tip}^{{tree}}"):
+                return ""
+            new = self.commit(tree, [tip, commit], f"Take the files of {commit[:7]}", f"{mark}-{commit[:12]}")
+        if tip not in (None, new) and f"branch {name}" in self.run("worktree", "list", "--porcelain").split("\n"):
             return f"branch {branch} is checked out"
-        self.run("update-ref", name, commit, *([tip] if tip else []))
+        if tip != new:
+            self.run("update-ref", name, new, *([tip] if tip else []))
+        if mark is not None:
+            self.hold(mark, new)
         return ""
 
     def exclude(self, patterns: Sequence[str]) -> None:
