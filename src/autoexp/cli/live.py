@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoexp.cli import render
 from autoexp.errors import AutoexpError
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.25
 LAST_TRIALS = 30
 """How many trials the summary shows."""
-ROOMY = 100
-"""Columns from which tables have all their columns."""
+CHART_COLUMNS = 88
 
 
 class Watched:
@@ -126,7 +124,7 @@ def view(watched: Watched, width: int, height: int) -> RenderableType:
     top = [*_header(watched, report), *_work(report, width), _whole(report), _line("")]
     log = min(6, max(2, height // 6))
     room = max(1, height - len(top) - log - 4)
-    parts = [*top, render.table(watched.rows[-room:], report.metric, wide=width >= ROOMY), _line("")]
+    parts = [*top, *(_line(*line) for line in render.table(watched.rows[-room:], report.metric, width)), _line("")]
     parts += [_line(_brief(line), "dim") for line in watched.lines[-log:]]
     parts.append(_line("Ctrl-C detaches; the run goes on", "dim italic"))
     return Group(*parts)
@@ -223,37 +221,35 @@ def _brief(line: str) -> str:
 def summarise(watched: Watched) -> None:
     """What came out, why it ended, and where to look next."""
     state, report = watched.state, watched.report
-    width = os.get_terminal_size().columns if render.terminal() else ROOMY
-    render.say(f"\n{render.paint(report.run_id, 'bold')}  {render.clean(report.ended or 'goes on')}\n")
+    render.say(f"\n{render.paint(report.run_id, 'bold')}\n")
     if watched.rows:
-        render.show(render.table(watched.rows[-LAST_TRIALS:], report.metric, wide=width >= ROOMY))
+        render.show_table(watched.rows[-LAST_TRIALS:], report.metric)
         if len(watched.rows) > LAST_TRIALS:
             render.say(render.paint(f"{len(watched.rows) - LAST_TRIALS} earlier trials: autoexp log", "dim"))
-    drawn = chart(watched.rows, min(width, ROOMY) - 12, report.direction)
-    if drawn:
         render.say()
-        render.show(*drawn)
-    render.say()
+    for line in chart(watched.rows, min(render.width() or CHART_COLUMNS, CHART_COLUMNS) - 10):
+        render.say(re.sub("[─│┐┘●]+", lambda found: render.paint(found[0], "green"), line))
     best = report.best
+    done = f"{report.iterations_completed} of {report.target} iterations"
+    fields = [
+        ("ended", render.clean(report.ended or "")),
+        ("done", ": ".join(filter(None, (done, render.counted(report.counts))))),
+    ]
     if best is not None:
-        render.say(f"{report.metric} {render.gain(report.baseline_metric, best.metric, best.gain)}")
-        render.say(f"best: iteration {best.iteration} ({best.commit[:7]}), {render.clean(best.description)}")
-    counts = render.counted(report.counts)
-    render.say(f"{report.iterations_completed} of {report.target} iterations" + (f": {counts}" if counts else ""))
+        number = render.gain(report.baseline_metric, best.metric, best.gain)
+        fields.append((report.metric, render.paint(number, "green bold") if best.gain else number))
+        fields.append(("best", f"iteration {best.iteration} ({best.commit[:7]}), {render.clean(best.description)}"))
+        fields.append(("branch", render.clean(report.branch)))
     flag = render.run_flag(watched.paths.folder)
-    number = best.iteration if best is not None else 0
-    look = [f"autoexp log{flag}", f"autoexp show {number}{flag}"] if watched.rows or state.open else []
+    commands = [f"autoexp log{flag}", f"autoexp show {best.iteration if best else 0}{flag}"] if watched.rows else []
     if best is not None and best.iteration:
-        look.append(f"git diff {state.base[:7]}..{best.commit[:7]}")
-    render.say(f"look:   {render.paint('   '.join(look), 'cyan')}" if look else "")
-    if report.phase != "setup":
-        render.say(f"branch: {render.clean(report.branch)}")
+        commands.append(f"git diff {state.base[:7]}..{best.commit[:7]}")
+    fields += [("look" if not index else "", render.paint(text, "cyan")) for index, text in enumerate(commands)]
+    render.show_fields(fields)
 
 
-def chart(found: list[Row], width: int, direction: str, height: int = 7) -> list[Any]:
-    """The best so far over the trials, as lines; nothing when it never changed. A dot is a trial that was not kept."""
-    from rich.text import Text
-
+def chart(found: list[Row], width: int, height: int = 7) -> list[str]:
+    """The best so far over the trials; nothing when it never changed. A dot is a trial that was not kept."""
     bests = [row.best for row in found if row.best is not None]
     if len(set(bests)) < 2:
         return []
@@ -285,18 +281,7 @@ def chart(found: list[Row], width: int, direction: str, height: int = 7) -> list
         if any(row.trial.decision == "keep" for row in part):
             grid[now][at] = "●"
         before = now
-    lines = []
-    for number, cells in enumerate(grid):
-        label = f"{high:.4f}" if number == 0 else f"{low:.4f}" if number == height - 1 else ""
-        line = Text(f"{label:>9} ", "dim", no_wrap=True)
-        for cell in cells:
-            line.append(cell, "not dim bold green" if cell == "●" else "not dim green" if cell in "─│┐┘" else "dim")
-        lines.append(line)
-    last = found[-1].trial.iteration
-    lines.append(
-        Text(
-            f"{'':>9} {'trial 0' if found[0].trial.iteration == 0 else '':<{max(8, columns * step - 6)}}{last:>6}",
-            "dim",
-        )
-    )
-    return lines
+    labels = {0: f"{high:.4f}", height - 1: f"{low:.4f}"}
+    lines = [f"{labels.get(number, ''):>9} {''.join(cells).rstrip()}" for number, cells in enumerate(grid)]
+    first, last = found[0].trial.iteration, found[-1].trial.iteration
+    return [*lines, f"{'':9} {first:<{max(2, columns * step - 6)}}{last:>6}", ""]

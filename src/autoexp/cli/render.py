@@ -1,23 +1,25 @@
-"""All printing of tables and status. Rich is imported where a table is drawn: `status` and `--help` do without it."""
+"""All printing but the live view's. Without rich, which takes longer to import than all of this takes to run."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from autoexp.runs.state import RunState
     from autoexp.session.looking import Plugins, Row, Shown
     from autoexp.session.status import InProgress, Status
 
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "inconclusive": "yellow"}
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+ROOMY = 90
+"""Columns from which the table of trials has all its columns."""
 _LABEL = 10
 
 
@@ -28,7 +30,7 @@ def terminal() -> bool:
 
 def paint(text: str, style: str) -> str:
     """Colour on a terminal, unless NO_COLOR is set (https://no-color.org)."""
-    if not text or not terminal() or os.environ.get("NO_COLOR"):
+    if not text or not style or not terminal() or os.environ.get("NO_COLOR"):
         return text
     return "".join(f"\x1b[{_CODES[word]}m" for word in style.split()) + f"{text}\x1b[0m"
 
@@ -115,7 +117,7 @@ def left(item: InProgress) -> float | None:
     return known.budget_seconds - known.elapsed_seconds if known.budget_seconds is not None else None
 
 
-def _fields(pairs: Iterable[tuple[str, str]]) -> None:
+def show_fields(pairs: Iterable[tuple[str, str]]) -> None:
     for label, text in pairs:
         if text:
             say(f"{paint(f'{label:<{_LABEL}}', 'dim')} {text}")
@@ -128,30 +130,30 @@ def show_status(report: Status) -> None:
     done = f"{report.iterations_completed} of {report.target} iterations"
     done += f": {counted(report.counts)}" if counted(report.counts) else ""
     done += f"; about {clock(report.eta_seconds)} left" if report.eta_seconds is not None else ""
-    _fields((("now", clean(report.waiting_on)), ("done", done)))
+    show_fields((("now", clean(report.waiting_on)), ("done", done)))
     best = report.best
     if best is not None:
         number = gain(report.baseline_metric, best.metric, best.gain)
-        _fields(((report.metric, paint(number, "green") if best.gain else number),))
-        _fields((("best", f"iteration {best.iteration} ({best.commit[:7]}): {clean(best.description)}"),))
+        show_fields(((report.metric, paint(number, "green") if best.gain else number),))
+        show_fields((("best", f"iteration {best.iteration} ({best.commit[:7]}): {clean(best.description)}"),))
     for item in report.in_progress:
         name = f"iteration {item.iteration}" if item.iteration else "baseline"
         words = f"{name} at {item.stage}" + (f", attempt {item.attempt}" if item.attempt > 1 else "")
-        _fields((("open", f"{words}: {clean(item.description)}" if item.iteration else words),))
+        show_fields((("open", f"{words}: {clean(item.description)}" if item.iteration else words),))
         known = item.progress
         if known is not None and known.fraction is not None:
             rest = left(item)
             ends = f"  {clock(rest)} left" if rest is not None else ""
-            _fields((("", f"{bar(known.fraction, 24)} {known.fraction:4.0%}  {training(item)}{ends}"),))
+            show_fields((("", f"{bar(known.fraction, 24)} {known.fraction:4.0%}  {training(item)}{ends}"),))
         elif training(item):
-            _fields((("", training(item)),))
-    _fields((("ended", clean(report.ended or "")),))
-    _fields((("queued", f"{report.queued} proposals of people wait" if report.queued else ""),))
-    _fields(("note", clean(note)) for note in report.notes[-3:])
+            show_fields((("", training(item)),))
+    show_fields((("ended", clean(report.ended or "")),))
+    show_fields((("queued", f"{report.queued} proposals of people wait" if report.queued else ""),))
+    show_fields(("note", clean(note)) for note in report.notes[-3:])
     where = [short(report.paths.run), short(report.paths.log)]
-    _fields((("run", where[0]), ("log", where[1])))
-    _fields((("training", short(report.paths.train_log) if report.paths.train_log else ""),))
-    _fields((("next", paint(_next(report), "cyan")),))
+    show_fields((("run", where[0]), ("log", where[1])))
+    show_fields((("training", short(report.paths.train_log) if report.paths.train_log else ""),))
+    show_fields((("next", paint(_next(report), "cyan")),))
 
 
 def _next(report: Status) -> str:
@@ -181,62 +183,71 @@ def bar(fraction: float, width: int) -> str:
 # -- tables -------------------------------------------------------------------------------------------------------
 
 
-def show(*renderables: Any) -> None:
-    """Print what rich draws. Where nobody looks on, lines are as long as they are, and carry no colour."""
-    from rich.console import Console
-
-    if terminal():
-        Console(highlight=False).print(*renderables, sep="\n")
-        return
-    console = Console(width=1000, color_system=None, force_terminal=False, highlight=False)
-    with console.capture() as capture:
-        console.print(*renderables, sep="\n")
-    for line in capture.get().splitlines():
-        say(line.rstrip())
+def width() -> int | None:
+    """Columns of the terminal; None where nobody looks on, and lines are as long as they are."""
+    return shutil.get_terminal_size().columns if terminal() else None
 
 
-def table(rows: Sequence[Row], metric: str, wide: bool) -> Table:
-    """Trials as a table; `wide` adds commit, memory, time and proposer."""
-    from rich.table import Table
-    from rich.text import Text
+def cut(text: str, cells: int | None) -> str:
+    """As much of `text` as fits into so many cells: Chinese characters and emoji take two, accents none."""
+    if cells is None or (text.isascii() and len(text) <= cells):
+        return text
+    taken, fits = 0, 0
+    for index, char in enumerate(text):
+        taken += 0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        if taken > cells:
+            return text[:fits] + "…"
+        if taken < cells:
+            fits = index + 1
+    return text
 
-    found = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    found.add_column("#", justify="right", no_wrap=True)
-    if wide:
-        found.add_column("commit", no_wrap=True)
-    found.add_column(metric, justify="right", no_wrap=True)
-    found.add_column("delta", justify="right", no_wrap=True)
-    if wide:
-        found.add_column("GB", justify="right", no_wrap=True)
-        found.add_column("time", justify="right", no_wrap=True)
-    found.add_column("decision", no_wrap=True)
-    if wide:
-        found.add_column("by", no_wrap=True)
-    found.add_column("description", overflow="ellipsis")  # the only one that may be cut, so its cells do not wrap
-    for row in rows:
-        trial = row.trial
-        style = STYLES.get(trial.decision or "", "")
-        words = clean(trial.description)
-        if trial.metric is None and trial.reason:
-            words += f" [{clean(trial.reason)}]"
-        cells = [str(trial.iteration), trial.commit[:7] if wide else None]
-        cells += [f"{trial.metric:.6f}" if trial.metric is not None else "-"]
-        cells += [f"{row.delta:+.6f}" if row.delta is not None else ""]
-        cells += [f"{trial.memory_gb:.1f}", clock(trial.seconds) if trial.seconds is not None else "-"] if wide else []
-        cells += [trial.decision or "pending", clean(trial.proposer) if wide else None, words]
-        found.add_row(
-            *(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells if cell is not None), style=style
-        )
+
+def table(rows: Sequence[Row], metric: str, columns: int | None) -> list[tuple[str, str]]:
+    """Trials as lines with their style, the header first. In less than ROOMY columns only what matters most."""
+    all_columns = columns is None or columns >= ROOMY
+    names = ["#", "commit", metric, "delta", "GB", "time", "decision", "by"]
+    lines = [names, *([*_cells(row)] for row in rows)]
+    chosen = [i for i, name in enumerate(names) if all_columns or name not in ("commit", "GB", "time", "by")]
+    widths = {i: max(len(line[i]) for line in lines) for i in chosen}
+    words = ["description", *(_words(row) for row in rows)]
+    styles = ["dim", *(STYLES.get(row.trial.decision or "", "") for row in rows)]
+    found = []
+    for line, text, style in zip(lines, words, styles, strict=True):
+        left_side = [f"{line[i]:<{widths[i]}}" if i in (1, 6, 7) else f"{line[i]:>{widths[i]}}" for i in chosen]
+        found.append((cut("  ".join([*left_side, text]), columns), style))
     return found
+
+
+def _cells(row: Row) -> Iterator[str]:
+    trial = row.trial
+    yield str(trial.iteration)
+    yield trial.commit[:7]
+    yield f"{trial.metric:.6f}" if trial.metric is not None else "-"
+    yield f"{row.delta:+.6f}" if row.delta is not None else ""
+    yield f"{trial.memory_gb:.1f}"
+    yield clock(trial.seconds) if trial.seconds is not None else "-"
+    yield trial.decision or "pending"
+    yield cut(clean(trial.proposer), 16)
+
+
+def _words(row: Row) -> str:
+    trial = row.trial
+    reason = f" [{clean(trial.reason)}]" if trial.metric is None and trial.reason else ""
+    return clean(trial.description) + reason
+
+
+def show_table(rows: Sequence[Row], metric: str) -> None:
+    for text, style in table(rows, metric, width()):
+        say(paint(text, style))
 
 
 def show_log(state: RunState, rows: Sequence[Row]) -> None:
     """The table of trials, and what is under way."""
-    show(table(rows, state.metric.name, wide=True))
+    show_table(rows, state.metric.name)
     for number, iteration in sorted(state.open.items()):
         if iteration.trial is None:
             words = clean(iteration.proposal.description) if iteration.proposal else "baseline"
-            say(paint(f"{number}  at {iteration.stage}: {words}", "cyan"))
+            say(paint(cut(f"{number}  at {iteration.stage}: {words}", width()), "cyan"))
 
 
 def show_iteration(found: Shown) -> None:
@@ -248,15 +259,15 @@ def show_iteration(found: Shown) -> None:
     number = f"{found.value:.6f}" if found.value is not None else ""
     if found.delta is not None:
         number += paint(f"  {found.delta:+.6f} against the best before", "green" if found.better else "dim")
-    _fields(((found.metric, number), ("why", clean(found.why))))
+    show_fields(((found.metric, number), ("why", clean(found.why))))
     if found.proposal is not None:
-        _fields((("proposal", clean(found.proposal.description)), ("by", clean(found.proposer))))
+        show_fields((("proposal", clean(found.proposal.description)), ("by", clean(found.proposer))))
         for index, line in enumerate(found.proposal.change_plan.splitlines()):
-            _fields((("plan" if not index else "", safe(line)),))
+            show_fields((("plan" if not index else "", safe(line)),))
         for edit in found.proposal.edits:
             words = f"set {edit.name} = {edit.value!r}" if edit.op == "set" else getattr(edit, "path", "a patch")
-            _fields((("edit", clean(words if edit.op != "replace" else f"replace text in {words}")),))
-    _fields((("commit", found.commit), ("ref", found.ref), ("base", found.base)))
+            show_fields((("edit", clean(words if edit.op != "replace" else f"replace text in {words}")),))
+    show_fields((("commit", found.commit), ("ref", found.ref), ("base", found.base)))
     for attempt in found.attempts:
         _attempt(attempt)
     if found.diff:
@@ -267,13 +278,13 @@ def show_iteration(found: Shown) -> None:
                 if line.startswith(("+++", "---", "diff "))
                 else {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
             )
-            say(paint(safe(line), style) if style else safe(line))
+            say(paint(safe(line), style))
     if found.log_tail:
         say(f"\n{paint('the end of train.log', 'dim')}")
         for line in found.log_tail:
             say(safe(line))
     say()
-    _fields(("files" if not index else "", short(path)) for index, path in enumerate(found.files))
+    show_fields(("files" if not index else "", short(path)) for index, path in enumerate(found.files))
 
 
 def _attempt(attempt: Any) -> None:
@@ -284,9 +295,9 @@ def _attempt(attempt: Any) -> None:
         words += [f"exit code {result.exit_code}"] if result.exit_code else []
         words += [clock(result.wall_seconds)] if result.wall_seconds is not None else []
     words += [f"triage {clean(attempt.triage)}"] if attempt.triage else []
-    _fields(((f"attempt {attempt.number}", "; ".join(words)),))
+    show_fields(((f"attempt {attempt.number}", "; ".join(words)),))
     if result is not None and result.metrics:
-        _fields((("metrics", "  ".join(f"{clean(name)} {value:g}" for name, value in result.metrics.items())),))
+        show_fields((("metrics", "  ".join(f"{clean(name)} {value:g}" for name, value in result.metrics.items())),))
 
 
 def show_plugins(found: Plugins) -> None:
