@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -51,14 +50,20 @@ def workspace(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "train.py").write_text(TRAINER)
     (folder / "autoexp.toml").write_text('[train]\ncommand = ["{python}", "-S", "train.py"]\n')
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qm", "start"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "start")
     return folder
+
+
+def git(folder: Path, *args: str) -> str:
+    command = ["git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", *args]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def long_run(root: Path, run_id: str) -> None:
     """A run of LONG iterations, as a session would have written it: eight events each."""
-    base = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+    base = git(root, "rev-parse", "HEAD")
     lines: list[ev.Event] = [
         ev.RunCreated(run_id=run_id, branch=f"autoresearch/{run_id}", base=base, seed=0, metric=Metric()),
         ev.PlanMade(plan=Plan(target=LONG)),
@@ -92,7 +97,7 @@ def long_run(root: Path, run_id: str) -> None:
         )
         lines += [
             ev.TrainingStarted(iteration=number, attempt=1, folder=folder, pid=1),
-            ev.TrainingEnded(iteration=number, attempt=1, outcome=Outcome(status="success", exit_code=0, metric=metric)),
+            ev.TrainingEnded(iteration=number, attempt=1, outcome=Outcome(status="success", metric=metric)),
             ev.Triaged(iteration=number, attempt=1, action="proceed"),
             ev.Recorded(trial=trial),
             ev.Decided(iteration=number, decision="discard" if number else "keep", why="measured"),
@@ -127,7 +132,7 @@ def detached_memory(root: Path) -> float:
 
     slow = 'import time\nLR = 0.04  # [0.001, 1.0] log; the only one\ntime.sleep(3)\nprint("val_bpb: 1.0")\n'
     (root / "train.py").write_text(slow)
-    subprocess.run(["git", "-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qam", "slow"], cwd=root, check=True)
+    git(root, "commit", "-qam", "slow")
     run = [sys.executable, "-m", "autoexp", "start", "--loops", "3", "--run-id", "memory", "--json"]
     started = subprocess.run(run, cwd=root, check=True, capture_output=True, text=True)
     session = psutil.Process(json.loads(started.stdout)["pid"])
@@ -145,7 +150,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     repeats = parser.parse_args().repeats
-    os.environ["PYTHONDONTWRITEBYTECODE"] = ""
     table = Table(title=f"The runner's costs, medians of {repeats}")
     for column in ("what", "measured", "yardstick", "ratio", "goal", "met"):
         table.add_column(column)
@@ -159,9 +163,8 @@ def main() -> int:
         subprocess.run(run, cwd=root, check=True, stdout=subprocess.DEVNULL)
 
         def paired(command: list[str], goal: float, label: str) -> None:
-            pairs = []
-            for _ in range(repeats):
-                pairs.append((seconds([*autoexp, *command], root), seconds([sys.executable, str(bare), "--help"], root)))
+            theirs_too = [sys.executable, str(bare), "--help"]
+            pairs = [(seconds([*autoexp, *command], root), seconds(theirs_too, root)) for _ in range(repeats)]
             ours, theirs = statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
             ratio = statistics.median(a / b for a, b in pairs)
             row(label, f"{ours:.3f} s", f"bare Typer {theirs:.3f} s", f"{ratio:.2f}", f"<= {goal}", ratio <= goal)
@@ -175,7 +178,8 @@ def main() -> int:
             code = f"import sys; sys.argv = ['autoexp', *{command!r}]; from autoexp.cli.app import main; main(); "
             code += "sys.exit('torch' in sys.modules)"
             done = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=subprocess.DEVNULL, check=False)
-            row(f"autoexp {command[0]} imports torch", "yes" if done.returncode else "no", "", "", "no", not done.returncode)
+            found = "yes" if done.returncode else "no"
+            row(f"autoexp {command[0]} imports torch", found, "", "", "no", not done.returncode)
         costs = overhead(root, "short")
         median = statistics.median(costs)
         row("an iteration outside training", f"{median:.3f} s", f"max {max(costs):.3f} s", "", "< 0.3 s", median < 0.3)

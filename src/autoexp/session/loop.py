@@ -105,8 +105,8 @@ class Session:
         self.settings = settings_module.load(self.workspace)
         if self.settings.metric != self.state.metric:
             raise UsageError(
-                f"the metric was {self.state.metric.name} ({self.state.metric.direction}) when the run began, now it is "
-                f"{self.settings.metric.name} ({self.settings.metric.direction})",
+                f"the metric was {self.state.metric.name} ({self.state.metric.direction}) when the run began, "
+                f"now it is {self.settings.metric.name} ({self.settings.metric.direction})",
                 "put it back, or begin anew: autoexp start",
             )
         self.repository = Repository(self.workspace)
