@@ -165,12 +165,18 @@ def _root(folder: Path) -> Path:
         around = find_workspace(root).root
     except PreconditionError:
         return root
-    if around != root:
+    if around != root and not _ignored(around, root):
         raise UsageError(
             f"{root} is inside the git repository {around}, and a workspace is the top of one",
             f"autoexp init {around}, or to nest them: git init {root} && autoexp init {root}",
         )
     return root
+
+
+def _ignored(around: Path, root: Path) -> bool:
+    """Whether the repository around a folder ignores it: then one inside it is meant."""
+    name = f"{root.relative_to(around)}/"  # a folder, also before it is made
+    return subprocess.run(["git", "-C", str(around), "check-ignore", "--quiet", name], capture_output=True).returncode == 0
 
 
 def _own_profile(program: Path) -> str | None:
