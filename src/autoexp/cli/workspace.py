@@ -68,11 +68,12 @@ def _show_made(made: Made, folder: Path) -> None:
     for name in made.made:
         print(f"made  {name}")
     for name in made.kept:
-        print(f"kept  {name}  (it was there, with another content)")
+        print(f"kept  {name}  (it was there and is as it was)")
     if not made.made and not made.kept:
         print("everything is there already")
     if made.profile is not None:
-        print(f"profile {made.profile}: trials of {made.budget_seconds:g} s on the data set {made.dataset}")
+        data = f" on the data set {made.dataset}" if made.dataset else ""
+        print(f"profile {made.profile}: trials of {made.budget_seconds:g} s{data}")
     if made.commit is not None:
         print(f"first commit: {made.commit[:7]}")
     lines = [] if folder.absolute() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]

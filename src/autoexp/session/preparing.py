@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from autoexp.errors import AutoexpError, PreconditionError, UsageError
-from autoexp.session.readiness import TRAINER, missing_data
+from autoexp.session.readiness import TRAINER
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, find_workspace
-from autoexp.workspace.scaffold import told
+from autoexp.workspace.scaffold import missing_data, told
 from autoexp.workspace.settings import Settings, filled, load
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +16,7 @@ from autoexp.session.planning import checked
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
+from autoexp.workspace.scaffold import missing_data
 from autoexp.workspace.settings import Settings, filled, load
 
 KNOWN_AGENTS = ("opencode", "claude", "codex")
@@ -221,9 +221,3 @@ def _agents(settings: Settings | None) -> Check:
 def _runs(workspace: Workspace) -> list[Check]:
     names = [name for name in workspace.run_ids() if live(workspace.run(name))]
     return [_note("runs", f"live: {', '.join(names)}", "autoexp status")] if names else []
-
-
-def missing_data(workspace: Workspace, settings: Settings) -> list[str]:
-    """The required paths that match nothing."""
-    patterns = [filled(pattern, workspace) for pattern in settings.prepare.requires]
-    return [pattern for pattern in patterns if not glob.glob(pattern, root_dir=workspace.root)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from autoexp.workspace.constants import declared
 from autoexp.workspace.detect import detect
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
+from autoexp.workspace.settings import Settings, filled, load
 
 START_SECONDS = 300.0
 """What a trial may take beside its budget: importing, compiling, evaluating."""
@@ -37,8 +39,8 @@ class Made:
     profile: str | None
     """None for a program that was there already and is not autoexp's own."""
     dataset: str | None
-    budget_seconds: float | None
-    data_dir: str | None
+    """None where the settings were there already: they say it."""
+    budget_seconds: float
     data_ready: bool
     new_repository: bool
     commit: str | None
@@ -74,6 +76,12 @@ def init(folder: Path, profile: str = "auto", dataset: str | None = None) -> Mad
         raise UsageError(
             f"{program} is not autoexp's own program: --dataset means nothing to it", f"autoexp init {folder}"
         )
+    workspace = Workspace(root)
+    if workspace.settings.exists() and dataset is not None:
+        raise UsageError(
+            f"{workspace.settings} is there and is left as it is: --dataset would change nothing",
+            f"autoexp prepare --dataset {dataset}, or move {SETTINGS_FILE} away",
+        )
     facts: dict[str, Any] = {}
     wanted = {
         ".gitignore": template("gitignore"),
@@ -82,7 +90,7 @@ def init(folder: Path, profile: str = "auto", dataset: str | None = None) -> Mad
     }
     if not foreign:
         wanted["train.py"], facts = _program(own or profile, dataset)
-    wanted[SETTINGS_FILE] = _settings(facts, Workspace(root))
+    wanted[SETTINGS_FILE] = _settings(facts, workspace)
     try:
         made, kept, same = _write(root, wanted)
     except OSError as error:
@@ -90,7 +98,8 @@ def init(folder: Path, profile: str = "auto", dataset: str | None = None) -> Mad
     new = not (root / ".git").exists()
     if new:
         _git_init(root)
-    repository = Repository(Workspace(root))
+    repository = Repository(workspace)
+    settings = load(workspace)
     commit = _first_commit(repository, [*made, *same])
     tracked = set(repository.files("HEAD")) if repository.resolve("HEAD") else set()
     return Made(
@@ -99,10 +108,9 @@ def init(folder: Path, profile: str = "auto", dataset: str | None = None) -> Mad
         kept=tuple(["train.py", *kept] if foreign else kept),
         same=tuple(same),
         profile=facts.get("profile"),
-        dataset=facts.get("dataset"),
-        budget_seconds=facts.get("budget_seconds"),
-        data_dir=facts.get("data_dir"),
-        data_ready=bool(facts["ready"]) if facts else not detect(Workspace(root)).get("prepare"),
+        dataset=facts.get("dataset") if SETTINGS_FILE not in kept else None,
+        budget_seconds=settings.train.budget_seconds,
+        data_ready=not missing_data(workspace, settings),
         new_repository=new,
         commit=commit,
         to_commit=tuple(name for name in _ordered([*wanted, "train.py"]) if name not in tracked),
@@ -118,6 +126,12 @@ def _unwritable(error: OSError, path: Path) -> AutoexpError:
     return AutoexpError(
         f"cannot write {error.filename2 or error.filename or path}: {error.strerror}", "autoexp init another-folder"
     )
+
+
+def missing_data(workspace: Workspace, settings: Settings) -> list[str]:
+    """The paths of `prepare.requires` that match nothing."""
+    patterns = [filled(pattern, workspace) for pattern in settings.prepare.requires]
+    return [pattern for pattern in patterns if not glob.glob(pattern, root_dir=workspace.root)]
 
 
 def trainer(module: str, *args: str) -> tuple[int, dict[str, Any]]:
@@ -176,7 +190,9 @@ def _root(folder: Path) -> Path:
 def _ignored(around: Path, root: Path) -> bool:
     """Whether the repository around a folder ignores it: then one inside it is meant."""
     name = f"{root.relative_to(around)}/"  # a folder, also before it is made
-    return subprocess.run(["git", "-C", str(around), "check-ignore", "--quiet", name], capture_output=True).returncode == 0
+    return (
+        subprocess.run(["git", "-C", str(around), "check-ignore", "--quiet", name], capture_output=True).returncode == 0
+    )
 
 
 def _own_profile(program: Path) -> str | None:
