@@ -17,7 +17,7 @@ from autoexp.executors import processes
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Executor, Exit, JobSpec
 from autoexp.workspace.files import write_atomic
-from autoexp.workspace.locks import held
+from autoexp.workspace.locks import Lock, held
 from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, cache_dir
 
 START_SECONDS = 20.0
@@ -63,20 +63,26 @@ class Local:
 
     def poll(self, folder: Path) -> Exit | None:
         ended = _ended(folder)
-        if ended is None and held(folder / LOCK_FILE):
+        if ended is not None:
+            return ended
+        if held(folder / LOCK_FILE):
             if shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
                 raise DiskFullError(f"the disk is full: {folder}", "free some space, then: autoexp resume")
             return None
-        # the keeper may have ended between the two looks
-        ended = ended or _ended(folder)
-        if ended is not None:
-            return ended
+        lock = Lock(folder / LOCK_FILE)
+        if not lock.acquire():
+            return None  # a keeper has just begun
+        try:  # with the lock: a keeper that comes late finds the job ended
+            return _ended(folder) or self._lost(folder)
+        finally:
+            lock.release()
+
+    def _lost(self, folder: Path) -> Exit:
+        """End what is left of the job and write down that nobody knows how it went."""
         if (folder / JOB_FILE).exists():
             processes.end(json.loads((folder / JOB_FILE).read_text())["key"])
         lost = Exit("lost", None, 0.0, "its keeper was killed, or the machine went down")
-        write_atomic(
-            folder / EXIT_FILE, json.dumps({"status": lost.status, "code": None, "reason": lost.reason})
-        )
+        write_atomic(folder / EXIT_FILE, json.dumps({"status": lost.status, "code": None, "reason": lost.reason}))
         return lost
 
     def kill(self, folder: Path) -> None:

@@ -28,6 +28,8 @@ from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, L
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 """Names of variables that a trainer does not inherit: what it prints reaches logs, prompts and other people."""
 POLL_SECONDS = 0.02
+LOOK_SECONDS = 2.0
+"""How long a keeper tries to get its lock: whoever looks at it holds it for a moment."""
 PATIENCE_SECONDS = 24 * 3600.0
 """How long a keeper waits for disk space to write exit.json."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -35,8 +37,9 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 def main(folder: Path) -> int:
     lock = Lock(folder / LOCK_FILE)
-    if (folder / EXIT_FILE).exists() or not lock.acquire():
-        return 0  # the job has ended, or has a keeper: one is enough
+    # it waits for those who only look whether it is held; exit.json counts once nobody else can write it
+    if not lock.acquire(wait_seconds=LOOK_SECONDS) or (folder / EXIT_FILE).exists():
+        return 0  # the job has a keeper, one is enough; or it has ended
     job = json.loads((folder / JOB_FILE).read_text())
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
