@@ -20,7 +20,7 @@ from autoexp.session.background import live
 from autoexp.testing import SETTINGS, install, make_workspace, replayed
 from autoexp.workspace.paths import RunPaths
 
-PATIENCE = 90.0
+PATIENCE = 60.0
 """Seconds until a thing that should happen is taken to hang. Nothing is measured by it."""
 
 TRAINER = '''\

@@ -1,0 +1,317 @@
+"""The local executor and its keeper, with real programs, real signals, and nobody polling where that is the point."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from support import gone, leftovers, until
+
+from autoexp.executors import local, processes
+from autoexp.executors.local import Local
+from autoexp.spec.ports import Exit, JobSpec
+from autoexp.testing import ExecutorCases
+from autoexp.workspace.locks import Lock, held
+
+PID = "import os, pathlib, signal, subprocess, sys, time\npathlib.Path('pid-NAME').write_text(str(os.getpid()))\n"
+SLEEP = "time.sleep(600)\n"
+STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+
+
+def named(name: str, program: str) -> str:
+    """A program that first writes its pid into the file pid-<name>, when all before it has been done."""
+    return PID.replace("NAME", name) + program
+
+
+def child(program: str, **options: bool) -> str:
+    """A program's line that starts another one, and waits until that has begun."""
+    name = f"child-{abs(hash(program))}"
+    return (
+        f"subprocess.Popen([sys.executable, '-c', {named(name, program)!r}], **{options!r})\n"
+        f"while not os.path.exists('pid-{name}'): time.sleep(0.01)\n"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers(tmp_path: Path) -> object:
+    yield
+    left = leftovers(tmp_path)
+    assert not left, f"left running: {left}"
+
+
+class TestLocal(ExecutorCases):
+    def make(self) -> Local:
+        return Local()
+
+    def pids(self, job: JobSpec, count: int) -> list[int]:
+        """The pids of `count` programs, once all have begun."""
+        until(lambda: len([f for f in job.cwd.glob("pid-*") if f.read_text()]) == count, "all programs' beginning")
+        return [int(file.read_text()) for file in job.cwd.glob("pid-*")]
+
+    def keeper(self, job: JobSpec) -> psutil.Process:
+        """The keeper, found by its command line."""
+        line = ["-m", "autoexp.executors.supervisor", str(job.folder)]
+        return next(p for p in psutil.process_iter() if _cmdline(p)[-3:] == line)
+
+    @pytest.mark.parametrize("program", ["raise SystemExit(0)", "raise SystemExit(3)", "import os; os._exit(255)"])
+    def test_exit_codes(self, tmp_path: Path, program: str) -> None:
+        job = self.job(tmp_path, program)
+        Local().submit(job)
+        ended = self.wait(job.folder)
+        expected = subprocess.run([sys.executable, "-c", program], check=False).returncode
+        assert (ended.status, ended.code) == ("exited", expected)
+
+    def test_a_signal_is_a_negative_exit_code(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, "import os; os.kill(os.getpid(), 9)")
+        Local().submit(job)
+        ended = self.wait(job.folder)
+        assert (ended.status, ended.code) == ("exited", -9)
+
+    def test_the_deadline_ends_the_whole_tree_and_nobody_need_poll(self, tmp_path: Path) -> None:
+        """A grandchild in a session of its own, one that ignores SIGTERM, an orphan: all are gone."""
+        tree = child(STUBBORN + SLEEP) + child(child(SLEEP, start_new_session=True) + SLEEP, start_new_session=True)
+        orphan = child("if os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\n")
+        job = self.job(tmp_path, named("first", STUBBORN + tree + orphan + SLEEP), timeout_seconds=4)
+        Local().submit(job)
+        pids = self.pids(job, 5)
+        until((job.folder / "exit.json").exists, "the end")
+        assert all(gone(pid) for pid in pids)
+        ended = Local().poll(job.folder)
+        assert ended is not None
+        assert (ended.status, ended.reason) == ("timeout", "timed out after 4 s")
+        assert ended.wall_seconds >= 4
+
+    def test_what_a_trainer_leaves_behind_ends_with_it(self, tmp_path: Path) -> None:
+        """A data loader that goes on would hold the GPU."""
+        job = self.job(tmp_path, named("first", child(STUBBORN + SLEEP, start_new_session=True) + "sys.exit(4)"))
+        Local().submit(job)
+        ended = self.wait(job.folder)
+        assert (ended.status, ended.code) == ("exited", 4)
+        assert all(gone(pid) for pid in self.pids(job, 2))
+
+    def test_a_stubborn_tree_is_killed_on_request(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, named("first", STUBBORN + child(STUBBORN + SLEEP, start_new_session=True) + SLEEP))
+        Local().submit(job)
+        pids = self.pids(job, 2)
+        Local().kill(job.folder)
+        assert self.wait(job.folder).status == "killed"
+        assert all(gone(pid) for pid in pids)
+
+    def test_sigterm_to_the_keeper_ends_the_job_in_order(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, named("first", SLEEP))
+        Local().submit(job)
+        self.pids(job, 1)
+        keeper = self.keeper(job)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            keeper.send_signal(number)  # a closed terminal is nothing to a keeper
+        assert Local().poll(job.folder) is None
+        keeper.terminate()
+        assert self.wait(job.folder).status == "killed"
+
+    def test_when_the_keeper_is_killed_the_trainer_dies_and_the_job_is_lost(self, tmp_path: Path) -> None:
+        """Also what the trainer started somewhere else; and lost it stays."""
+        job = self.job(tmp_path, named("first", STUBBORN + child(STUBBORN + SLEEP, start_new_session=True) + SLEEP))
+        Local().submit(job)
+        pids = self.pids(job, 2)
+        self.keeper(job).kill()
+        ended = self.wait(job.folder)
+        assert (ended.status, ended.code) == ("lost", None)
+        assert "keeper" in ended.reason
+        assert all(gone(pid) for pid in pids)
+        assert Local().poll(job.folder) == ended
+
+    def test_a_trainer_dies_with_its_keeper_although_nobody_polls(self, tmp_path: Path) -> None:
+        if sys.platform != "linux":
+            pytest.skip("only Linux ends a child with its parent")
+        job = self.job(tmp_path, named("first", STUBBORN + SLEEP))
+        Local().submit(job)
+        (pid,) = self.pids(job, 1)
+        self.keeper(job).kill()
+        until(lambda: gone(pid), "the trainer's end")
+        assert not (job.folder / "exit.json").exists()
+
+    def test_a_second_keeper_refuses(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, named("first", "time.sleep(0.5)"))
+        Local().submit(job)
+        self.pids(job, 1)
+        for _ in range(2):  # beside the first, and after it
+            command = [sys.executable, "-m", "autoexp.executors.supervisor", str(job.folder)]
+            assert subprocess.run(command, check=False, timeout=60).returncode == 0
+            assert self.wait(job.folder).status == "exited"
+        assert len(self.pids(job, 1)) == 1
+
+    def test_a_job_declared_lost_is_never_started_late(self, tmp_path: Path) -> None:
+        """The session was killed just after it had started the keeper, and the next one looked too early."""
+        job = self.job(tmp_path, named("first", ""))
+        real = subprocess.Popen
+        started = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(local.subprocess, "Popen", lambda *a, **k: started.append((a, k)) or real(["true"]))
+            Local().submit(job)
+        ended = Local().poll(job.folder)
+        assert ended is not None and ended.status == "lost"
+        (late,) = started
+        late[1].pop("stderr")
+        assert real(*late[0], **late[1]).wait(timeout=60) == 0
+        assert list(job.cwd.glob("pid-*")) == []
+        assert self.wait(job.folder) == ended
+
+    def test_a_poll_while_a_keeper_begins_never_calls_a_job_lost_that_then_trains(self, tmp_path: Path) -> None:
+        """The keeper has the lock and has not looked for exit.json yet, or the other way round: one of both wins."""
+        for attempt in range(12):
+            job = self.job(tmp_path / str(attempt), named("first", ""))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(local, "START_SECONDS", 0.0)
+                Local().submit(job)
+            time.sleep(attempt * 0.02)
+            ended = self.wait(job.folder)
+            until(lambda folder=job.folder: not held(folder / "keeper.lock"), "the keeper's end")
+            until(lambda at=job.folder: not leftovers(at), "the keeper's end")
+            ran = (job.cwd / "pid-first").exists()
+            assert (ended.status, ran) in (("lost", False), ("exited", True))
+            assert Local().poll(job.folder) == ended
+
+    def test_who_looks_at_the_lock_does_not_keep_a_keeper_from_beginning(self, tmp_path: Path) -> None:
+        """A look takes a shared lock for a moment, which may be the very moment in which the keeper comes."""
+        job = self.job(tmp_path, "")
+        job.folder.mkdir(parents=True)
+        look = os.open(job.folder / "keeper.lock", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(1.0, os.close, [look]).start()
+        Local().submit(job)
+        assert self.wait(job.folder).status == "exited"
+
+    def test_a_command_that_cannot_be_run_is_told(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, "")
+        (job.cwd / "program").write_text("no program")
+        Local().submit(replace(job, command=("./program",)))
+        ended = self.wait(job.folder)
+        assert ended.status == "not_started"
+        assert "./program: Permission denied" in ended.reason
+
+    def test_a_full_disk_does_not_lose_how_a_job_ended(self, small_disk: Path) -> None:
+        """The keeper waits with exit.json until there is room; until then the job has not ended."""
+        job = self.job(small_disk, named("first", "while not os.path.exists('go'): time.sleep(0.01)\nsys.exit(5)"))
+        Local().submit(job)
+        self.pids(job, 1)
+        (job.cwd / "go").touch()
+        filler = small_disk / "filler"
+        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(b"x" * 4096)
+        keeper = self.keeper(job)
+        until(lambda: not [c for c in keeper.children() if c.status() != psutil.STATUS_ZOMBIE], "the trainer's end")
+        time.sleep(0.3)
+        if not (job.folder / "exit.json").exists():  # it may have been quicker than the filling
+            with pytest.raises(Exception, match="disk is full"):
+                Local().poll(job.folder)
+            assert keeper.is_running()
+        filler.unlink()
+        ended = self.wait(job.folder)
+        assert (ended.status, ended.code) == ("exited", 5)
+
+    def test_an_innocent_process_with_a_remembered_pid_is_not_harmed(self, tmp_path: Path) -> None:
+        """Pids are reused. Only what carries the job's key in its environment is ended."""
+        with subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+        ) as innocent:
+            job = self.job(tmp_path, "")
+            job.folder.mkdir(parents=True)
+            spec = {"key": job.key, "pid": innocent.pid, "keeper": innocent.pid}
+            (job.folder / "job.json").write_text(json.dumps(spec))
+            assert Local().poll(job.folder) == Exit(
+                "lost", None, 0.0, "its keeper was killed, or the machine went down"
+            )
+            Local().kill(job.folder)
+            assert innocent.poll() is None
+            innocent.kill()
+
+    def test_only_the_jobs_own_processes_are_found(self, tmp_path: Path) -> None:
+        env = {**os.environ, processes.JOB: "mine"}
+        command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with (
+            subprocess.Popen(command, env=env, **pipes) as mine,  # type: ignore[call-overload]
+            subprocess.Popen(command, env={**env, processes.JOB: "mine.not"}, **pipes) as other,  # type: ignore[call-overload]
+        ):
+            assert mine.stdout.readline() == other.stdout.readline() == b"\n"
+            assert [process.pid for process in processes.of_job("mine")] == [mine.pid]
+            processes.end("mine")
+            assert mine.wait(timeout=60) == -signal.SIGTERM
+            assert other.poll() is None
+            other.kill()
+
+    def test_secrets_of_the_surroundings_stay_out_of_a_training(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("OPENAI_API_KEY", "HF_TOKEN", "my_password", "AWS_SECRET_ACCESS"):
+            monkeypatch.setenv(name, "s3cr3t")
+        monkeypatch.setenv("HARMLESS", "yes")
+        job = self.job(tmp_path, "import os; print(dict(os.environ))")
+        Local().submit(replace(job, env={"MY_TOKEN": "given on purpose"}))
+        self.wait(job.folder)
+        log = (job.folder / "train.log").read_text()
+        assert "s3cr3t" not in log
+        assert "HARMLESS" in log
+        assert "given on purpose" in log
+
+
+class TestDevices:
+    """One training on a device at a time, whoever starts it."""
+
+    cases = TestLocal()
+
+    def test_a_second_job_for_the_same_device_waits_and_its_deadline_begins_afterwards(self, tmp_path: Path) -> None:
+        job = self.cases.job(tmp_path, "print('trained')", timeout_seconds=60)
+        device = Lock(job.locks / ".worker-0.lock")
+        assert device.acquire()
+        Local().submit(job)
+        until((job.folder / "waiting").exists, "the waiting")
+        assert Local().poll(job.folder) is None
+        assert not (job.folder / "train.log").exists()
+        device.release()
+        assert self.cases.wait(job.folder).status == "exited"
+        assert (job.folder / "train.log").read_text() == "trained\n"
+        assert not (job.folder / "waiting").exists()
+
+    def test_one_that_waits_can_be_killed(self, tmp_path: Path) -> None:
+        job = self.cases.job(tmp_path, "print('trained')")
+        device = Lock(job.locks / ".worker-0.lock")
+        assert device.acquire()
+        Local().submit(job)
+        until((job.folder / "waiting").exists, "the waiting")
+        Local().kill(job.folder)
+        assert self.cases.wait(job.folder).status == "killed"
+        assert not (job.folder / "train.log").exists()
+        device.release()
+
+    def test_each_worker_has_a_gpu_of_its_own_and_no_more_workers_than_gpus(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc/1")
+        for slot, name in enumerate(("2", "GPU-abc/1")):
+            job = self.cases.job(tmp_path / str(slot), "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
+            Local().submit(replace(job, slot=slot, slots=2))
+            self.cases.wait(job.folder)
+            assert (job.folder / "train.log").read_text().strip() == name
+        job = self.cases.job(tmp_path / "3", "")
+        with pytest.raises(Exception, match="worker 3 has no GPU: there are 2"):
+            Local().submit(replace(job, slot=2, slots=3))
+        assert not job.folder.exists()
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
