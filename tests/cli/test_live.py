@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ def test_ctrl_c_detaches_and_the_run_goes_on(gated: Gated) -> None:
     go_on()
     followed = cli("watch").stdout
 
-    assert "session closed: done" in followed
+    assert "done: 1 iterations" in followed
     assert not cli.json("status")["live"]
     assert cli.json("status")["iterations_completed"] == 1
 
@@ -52,14 +54,30 @@ def test_a_view_that_sees_the_end_leaves_the_summary(gated: Gated) -> None:
     assert "\x1b[3" not in after
 
 
-def test_pipes_get_plain_lines_until_the_end(gated: Gated) -> None:
-    cli, go_on = gated
-    go_on()
-    said = cli("watch").stdout
+def test_a_view_that_is_ended_gives_the_terminal_back(gated: Gated) -> None:
+    cli, _ = gated
+    seen = cli.terminal("watch")
+    seen.read_until("loss 3.25")
+    seen.process.terminate()
 
-    assert "baseline decide: keep" in said
-    assert "iteration 1 decide" in said
-    assert "\x1b" not in said
+    assert seen.finish() == 143
+    assert seen.raw.rfind("\x1b[?1049l") > seen.raw.rfind("\x1b[?1049h")
+    assert cli.json("status")["live"]
+
+
+def test_pipes_get_plain_lines_as_they_happen_until_the_end(gated: Gated) -> None:
+    cli, go_on = gated
+    command = [sys.executable, "-m", "autoexp", "watch"]
+    with subprocess.Popen(command, cwd=cli.root, env=cli.env, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        before = next(line for line in watching.stdout if "baseline train: started" in line)
+        go_on()
+        after = watching.stdout.read()
+
+    assert watching.returncode == 0
+    assert "iteration 1 decide: " in after
+    assert "session closed: done" in after and "autoexp log" in after
+    assert "\x1b" not in before + after
 
 
 def test_a_run_that_has_ended_is_summed_up_at_once(finished: Any) -> None:

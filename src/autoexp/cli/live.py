@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from autoexp.cli import render
@@ -32,7 +34,7 @@ class Watched:
     def __init__(self, paths: RunPaths) -> None:
         self.paths = paths
         self.follower = Follower(paths)
-        self.log = LineReader(paths.log)
+        self.log = LineReader(paths.log, first=50 if render.terminal() else 10)
         self.lines: list[str] = []
         self._derive()
 
@@ -106,11 +108,18 @@ def _draw(watched: Watched) -> None:
     if not live(watched.paths):
         return
     console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
     with Live(console=console, screen=True, auto_refresh=False) as screen:
         while watched.goes_on():
             watched.look()
             screen.update(view(watched, console.width, console.height), refresh=True)
             time.sleep(TICK_SECONDS)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Let go of the second screen first: a terminal must not be left on it."""
+    raise SystemExit(128 + number)
 
 
 # -- the live view ------------------------------------------------------------------------------------------------
@@ -123,9 +132,10 @@ def view(watched: Watched, width: int, height: int) -> RenderableType:
     report = watched.report
     top = [*_header(watched, report), *_work(report, width), _whole(report), _line("")]
     log = min(6, max(2, height // 6))
-    room = max(1, height - len(top) - log - 4)
-    parts = [*top, *(_line(*line) for line in render.table(watched.rows[-room:], report.metric, width)), _line("")]
-    parts += [_line(_brief(line), "dim") for line in watched.lines[-log:]]
+    room = max(1, height - len(top) - log - 3)
+    trials = [_line(*line) for line in render.table(watched.rows[-room:], report.metric, width)]
+    log = max(log, height - len(top) - len(trials) - 2)  # what the trials leave
+    parts = [*top, *trials, _line(""), *(_line(_brief(line), "dim") for line in watched.lines[-log:])]
     parts.append(_line("Ctrl-C detaches; the run goes on", "dim italic"))
     return Group(*parts)
 

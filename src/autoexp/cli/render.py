@@ -86,7 +86,7 @@ def counted(counts: dict[str, int]) -> str:
 
 
 def training(item: InProgress) -> str:
-    """What the trainer says of itself: 'loss 2.513  125k tok/s'."""
+    """What the trainer says of itself: 'loss 2.513 · 125k tok/s'."""
     if item.waits_for_device:
         return "waits for the device: another training is on it"
     known = item.progress
@@ -104,7 +104,7 @@ def training(item: InProgress) -> str:
             if rate >= 1e4
             else f"{rate:.0f} tok/s"
         )
-    return clean("  ".join(words))
+    return " · ".join(map(clean, words))
 
 
 def left(item: InProgress) -> float | None:
@@ -209,12 +209,13 @@ def table(rows: Sequence[Row], metric: str, columns: int | None) -> list[tuple[s
     lines = [names, *([*_cells(row)] for row in rows)]
     chosen = [i for i, name in enumerate(names) if all_columns or name not in ("commit", "GB", "time", "by")]
     widths = {i: max(len(line[i]) for line in lines) for i in chosen}
-    words = ["description", *(_words(row) for row in rows)]
     styles = ["dim", *(STYLES.get(row.trial.decision or "", "") for row in rows)]
     found = []
-    for line, text, style in zip(lines, words, styles, strict=True):
-        left_side = [f"{line[i]:<{widths[i]}}" if i in (1, 6, 7) else f"{line[i]:>{widths[i]}}" for i in chosen]
-        found.append((cut("  ".join([*left_side, text]), columns), style))
+    for line, row, style in zip(lines, [None, *rows], styles, strict=True):
+        cells = [f"{line[i]:<{widths[i]}}" if i in (1, 6, 7) else f"{line[i]:>{widths[i]}}" for i in chosen]
+        text = "  ".join([*cells, ""])
+        rest = columns - len(text) if columns is not None else None
+        found.append((cut(text + (_words(row, rest) if row is not None else "description"), columns), style))
     return found
 
 
@@ -230,10 +231,13 @@ def _cells(row: Row) -> Iterator[str]:
     yield cut(clean(trial.proposer), 16)
 
 
-def _words(row: Row) -> str:
+def _words(row: Row, cells: int | None) -> str:
+    """What was tried; where there is no number, half of the place is for the reason."""
     trial = row.trial
-    reason = f" [{clean(trial.reason)}]" if trial.metric is None and trial.reason else ""
-    return clean(trial.description) + reason
+    if trial.metric is not None or not trial.reason:
+        return clean(trial.description)
+    half = max(cells // 2, 12) if cells is not None else None
+    return f"{cut(clean(trial.description), half)} [{clean(trial.reason)}]"
 
 
 def show_table(rows: Sequence[Row], metric: str) -> None:
