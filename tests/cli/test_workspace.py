@@ -264,6 +264,7 @@ def test_doctor_changes_nothing_and_notes_edits_and_agents(person: Person) -> No
     person.workspace()
     person.has("opencode")
     person.program(PROGRAM + "# edited\n")
+    os.utime(person.at / "program.md", (1, 1))  # what git would write down, if it were let
     index = (person.at / ".git" / "index").read_bytes()
 
     found = marks(person, code=0)

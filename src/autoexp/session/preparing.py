@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from autoexp.errors import AutoexpError, PreconditionError, UsageError
-from autoexp.session.readiness import TRAINER
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, find_workspace
-from autoexp.workspace.scaffold import missing_data, told
+from autoexp.workspace.scaffold import missing_data
 from autoexp.workspace.settings import Settings, filled, load
+from autoexp.workspace.trainer import PACKAGE, told
 
 
 def prepare(dataset: str | None, profile: str | None, extra: Sequence[str]) -> list[str]:
@@ -61,7 +61,7 @@ def _command_line(
     chosen = {"--dataset": _absolute(dataset), "--profile": profile}
     changes = {flag: value for flag, value in chosen.items() if value is not None}
     if workspace is None or settings is None:
-        own = [sys.executable, "-m", f"{TRAINER}.prepare", "--dataset", "bundled", "--profile", "auto"]
+        own = [sys.executable, "-m", f"{PACKAGE}.prepare", "--dataset", "bundled", "--profile", "auto"]
         return _changed(own, changes), False
     if settings.prepare.command is None:
         if changes:
@@ -72,7 +72,7 @@ def _command_line(
     command = [filled(word, workspace) for word in settings.prepare.command]
     if not changes:
         return command, False
-    if f"{TRAINER}.prepare" not in command:
+    if f"{PACKAGE}.prepare" not in command:
         raise UsageError(
             f"the prepare command is {' '.join(command)}, which takes no {', '.join(changes)}", "autoexp prepare"
         )
@@ -108,7 +108,7 @@ def _run(command: list[str], folder: Path) -> None:
             f"the prepare command {command[0]!r} is not on PATH", f"install {command[0]}, then: autoexp prepare"
         )
     own = (
-        f"{TRAINER}.prepare" in command
+        f"{PACKAGE}.prepare" in command
     )  # of others even stderr goes straight to the terminal: it may hold a progress bar
     held: list[str] = []
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE if own else None, text=True) as process:

@@ -14,16 +14,18 @@ from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.session.background import live
 from autoexp.session.planning import checked
 from autoexp.workspace.candidate import editable_files
+from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
 from autoexp.workspace.scaffold import missing_data
 from autoexp.workspace.settings import Settings, filled, load
+from autoexp.workspace.trainer import PACKAGE
 
+GPU_PROFILE = "h100"
 KNOWN_AGENTS = ("opencode", "claude", "codex")
 IMPORT_SECONDS = 120.0
 """How long the trainer's packages may take to be imported; torch on a cold disk is slow."""
 LITTLE_SPACE = 2 * 1024**3
-TRAINER = "autoexp.model"
 
 
 class Check(BaseModel):
@@ -77,14 +79,16 @@ def _examine(start: Path | None) -> list[Check]:
     editable = editable_files(repository, head, settings.files.editable, settings.files.frozen) if head else []
     checks.append(_editable(settings, editable))
     checks.append(_command(workspace, settings))
-    ours = any(TRAINER in (repository.show(head, path) or "") for path in editable) if head else False
-    if ours:
+    sources = [repository.show(head, path) or "" for path in editable] if head else []
+    ours = [source for source in sources if PACKAGE in source]
+    if ours and settings.train.command:
         checks.append(_packages(filled(settings.train.command[0], workspace), workspace.root))
     checks.append(_data(workspace, settings))
     checks += _machine(settings)
-    edited = repository.uncommitted(editable) if editable else ""
+    checks += _profile(ours)
+    edited = _edited(repository, editable)
     if edited:
-        said = f"uncommitted edits of {', '.join(editable)}: they are not part of a run"
+        said = f"uncommitted edits of {', '.join(edited)}: they are not part of a run"
         checks.append(_note("edits", said, "autoexp propose --from-diff"))
     return [*checks, *_runs(workspace)]
 
@@ -141,7 +145,7 @@ def _packages(python: str, root: Path) -> Check:
     """Ask the interpreter that trains, in a process of its own, for torch and the trainer."""
     if not Path(python).name.startswith("python"):
         return _note("packages", f"not looked at: {python} is no Python")
-    code = f"import torch, {TRAINER}; print('torch', torch.__version__)"
+    code = f"import torch, {PACKAGE}; print('torch', torch.__version__)"
     mend = "pip install autoexp"
     try:
         ended = subprocess.run([python, "-c", code], cwd=root, capture_output=True, text=True, timeout=IMPORT_SECONDS)
@@ -153,6 +157,14 @@ def _packages(python: str, root: Path) -> Check:
         said = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
         return _missing("packages", f"{python} cannot import the trainer: {said}", mend)
     return _ok("packages", ended.stdout.strip())
+
+
+def _edited(repository: Repository, editable: list[str]) -> list[str]:
+    if not editable:
+        return []
+    no_locks = {"GIT_OPTIONAL_LOCKS": "0"}  # else git would refresh, and so rewrite, the user's index
+    names = repository.run("diff", "--name-only", "-z", "HEAD", "--", *editable, env=no_locks)
+    return [name for name in names.split("\0") if name]
 
 
 def _data(workspace: Workspace, settings: Settings) -> Check:
@@ -180,6 +192,16 @@ def _gpu() -> Check:
     if ended.returncode or not names:
         return _note("GPU", "nvidia-smi finds none: trials run on the CPU", "nvidia-smi")
     return _ok("GPU", "; ".join(names))
+
+
+def _profile(sources: list[str]) -> list[Check]:
+    """A program for a GPU where there is none trains all the same, at a speed that is of no use."""
+    constants = [declared(source).get("PROFILE") for source in sources]
+    wanted = any(constant is not None and constant.value == GPU_PROFILE for constant in constants)
+    if not wanted or shutil.which("nvidia-smi") is not None:
+        return []
+    said = f"the program is for the profile {GPU_PROFILE}, and there is no NVIDIA GPU"
+    return [_note("profile", said, "autoexp init another-folder --profile cpu")]
 
 
 def _space() -> Check:

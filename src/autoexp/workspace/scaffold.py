@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ from autoexp.workspace.detect import detect
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
 from autoexp.workspace.settings import Settings, filled, load
+from autoexp.workspace.trainer import PACKAGE, trainer
 
 START_SECONDS = 300.0
 """What a trial may take beside its budget: importing, compiling, evaluating."""
-TRAINER_SECONDS = 120.0
-"""How long the trainer package may take to say something about itself."""
 
 
 @dataclass(frozen=True)
@@ -134,39 +132,6 @@ def missing_data(workspace: Workspace, settings: Settings) -> list[str]:
     return [pattern for pattern in patterns if not glob.glob(pattern, root_dir=workspace.root)]
 
 
-def trainer(module: str, *args: str) -> tuple[int, dict[str, Any]]:
-    """Run a command of the trainer package that ends with a line of JSON: (exit code, the line).
-
-    It runs in a process of its own: torch has no place in this one. Raises the error that it printed.
-    """
-    command = [sys.executable, "-m", f"autoexp.model.{module}", *args]
-    try:
-        ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=TRAINER_SECONDS, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired as error:
-        raise AutoexpError(
-            f"autoexp.model.{module} said nothing for {TRAINER_SECONDS:g} s", "autoexp doctor"
-        ) from error
-    lines = ended.stdout.strip().splitlines()
-    if lines and lines[-1].startswith("{"):
-        return ended.returncode, json.loads(lines[-1])
-    raise told(ended.stderr, ended.returncode, f"autoexp.model.{module} failed")
-
-
-def told(stderr: str, code: int, otherwise: str) -> AutoexpError:
-    """The error that the trainer printed, with its exit code: 3 for what is missing, 2 for a bad option, else 1."""
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    what = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
-    hint = next((line.removeprefix("  try: ") for line in reversed(lines) if line.startswith("  try: ")), "")
-    if code == 2 and lines and ": error: " in lines[-1]:  # argparse
-        return UsageError(lines[-1].partition(": error: ")[2], hint or "autoexp --help")
-    if not what:
-        what = f"{otherwise} (exit {code})" + (f": {lines[-1].strip()}" if lines else "")
-    kind = PreconditionError if code == 3 else AutoexpError
-    return kind(what, hint or "autoexp doctor")
-
-
 def _root(folder: Path) -> Path:
     """The folder, absolute. Raises UsageError for one that cannot be a workspace."""
     root = folder.expanduser().absolute()
@@ -201,7 +166,7 @@ def _own_profile(program: Path) -> str | None:
         text = program.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    constant = declared(text).get("PROFILE") if "autoexp.model" in text else None
+    constant = declared(text).get("PROFILE") if PACKAGE in text else None
     return constant.value if constant is not None and isinstance(constant.value, str) else None
 
 
@@ -227,7 +192,7 @@ def _settings(facts: dict[str, Any], workspace: Workspace) -> str:
         command = [
             "{python}",
             "-m",
-            "autoexp.model.prepare",
+            f"{PACKAGE}.prepare",
             "--dataset",
             facts["dataset"],
             "--profile",
