@@ -77,7 +77,8 @@ def watch(paths: RunPaths) -> None:
         watched.look()
         summarise(watched)
     except KeyboardInterrupt:
-        render.say(f"detached; the run goes on: autoexp watch{flag} | autoexp stop{flag}")
+        goes_on = f"; the run goes on: autoexp watch{flag} | autoexp stop{flag}" if live(paths) else ""
+        render.say(f"detached{goes_on}")
         return
     closed = watched.state.closed
     if closed is None and watched.state.session is not None:
@@ -291,7 +292,8 @@ def chart(found: list[Row], width: int, height: int = 7) -> list[str]:
         if any(row.trial.decision == "keep" for row in part):
             grid[now][at] = "●"
         before = now
-    labels = {0: f"{high:.4f}", height - 1: f"{low:.4f}"}
+    form = ".4f" if 0.01 <= max(abs(low), abs(high)) < 1000 else ".3g"
+    labels = {0: f"{high:{form}}", height - 1: f"{low:{form}}"}
     lines = [f"{labels.get(number, ''):>9} {''.join(cells).rstrip()}" for number, cells in enumerate(grid)]
     first, last = found[0].trial.iteration, found[-1].trial.iteration
     return [*lines, f"{'':9} {first:<{max(2, columns * step - 6)}}{last:>6}", ""]

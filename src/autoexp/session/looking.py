@@ -73,7 +73,9 @@ class LineReader:
             with self._path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 begin_at = max(0, size - LOG_BYTES) if self._offset < 0 else self._offset
-                file.seek(begin_at if begin_at <= size else 0)
+                if begin_at > size:  # another file by now
+                    begin_at, self._rest = 0, b""
+                file.seek(begin_at)
                 data = self._rest + file.read(4 * LOG_BYTES)
                 fresh, self._offset = self._offset < 0, file.tell()
         except OSError:
