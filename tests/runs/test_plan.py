@@ -109,14 +109,14 @@ def test_a_baseline_under_way_is_finished_although_only_the_loop_is_selected() -
         (("propose",), ["1 propose"], ["iteration 1: apply"]),
         (("propose", "apply"), ["1 propose", "1 apply"], ["iteration 1: commit"]),
         (("apply",), ["1 propose skip", "1 apply"], ["iteration 1: commit"]),
-        (("train",), ["1 propose skip", "1 apply skip", "1 commit skip", "1 train"], ["iteration 1: triage"]),
-        (("propose", "train"), ["1 propose", "1 apply skip", "1 commit skip", "1 train"], ["iteration 1: triage"]),
+        (("train",), ["1 propose skip", "1 apply skip", "1 commit", "1 train"], ["iteration 1: triage"]),
+        (("propose", "train"), ["1 propose", "1 apply skip", "1 commit", "1 train"], ["iteration 1: triage"]),
         (
             ("train", "decide"),
             [
                 "1 propose skip",
                 "1 apply skip",
-                "1 commit skip",
+                "1 commit",
                 "1 train",
                 "1 triage skip",
                 "1 record",

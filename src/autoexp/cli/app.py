@@ -66,9 +66,11 @@ def main() -> int:
 
 
 def fail(error: AutoexpError, code: int | None = None) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"  try: {error.hint}", file=sys.stderr)
+    for line in (f"error: {error}", f"  try: {error.hint}" if error.hint else ""):
+        # what a program printed may be in it: no control character of it reaches the terminal
+        shown = "".join(char if char.isprintable() else " " for char in line).rstrip()
+        if shown:
+            print(shown, file=sys.stderr)
     return error.exit_code if code is None else code
 
 

@@ -20,6 +20,10 @@ class Step:
     skip: bool = False
 
 
+_NEEDED_BY = {"commit": "train", "record": "decide"}
+"""Stages that run although they are not selected: only a commit can be trained, and only a record decided."""
+
+
 def next_stages(state: RunState, plan: Plan) -> tuple[Step, ...]:
     """The steps that may run now, in the order in which they are to be tried. Empty: nothing is left.
 
@@ -60,8 +64,8 @@ def _continue(state: RunState, plan: Plan, number: int) -> list[Step]:
 
 
 def _select(stage: str, number: int, attempt: int, plan: Plan) -> list[Step]:
-    """Run it, skip it because a later stage is selected, or leave it pending. What is decided is recorded first."""
-    if stage in plan.loop or (stage == "record" and "decide" in plan.loop):
+    """Run it, skip it because a later stage is selected, or leave it pending."""
+    if stage in plan.loop or _NEEDED_BY.get(stage) in plan.loop:
         return [Step(stage, number, attempt)]
     later = LOOP[LOOP.index(stage) + 1 :]
     return [Step(stage, number, attempt, skip=True)] if any(s in plan.loop for s in later) else []

@@ -199,6 +199,8 @@ def _progress(folder: Path) -> Progress | None:
     step, fraction, phase = number("step"), number("progress"), fields.get("phase")
     if not fields:
         return None
+    if phase == "evaluate":
+        fraction = 1.0  # of the training; what is evaluated is not the budget
     return Progress(
         step=int(step) if step is not None else None,
         loss=number("loss"),
