@@ -17,6 +17,8 @@ from autoexp.workspace.paths import RunPaths, Workspace
 
 ATTACH_SECONDS = 3.0
 """How long a start waits for news, so that an error of the set-up is seen at once."""
+START_SECONDS = 60.0
+"""How long a session may take to get hold of the run, on a machine that is busy."""
 POLL_SECONDS = 0.02
 
 
@@ -37,8 +39,10 @@ def spawn(paths: RunPaths) -> int:
             stderr=output,
             start_new_session=True,
         )
-    deadline = time.monotonic() + ATTACH_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
+    began = time.monotonic()
+    while process.poll() is None and time.monotonic() < began + START_SECONDS:
+        if time.monotonic() > began + ATTACH_SECONDS and live(paths):
+            break  # it works, and has no news yet: data is being prepared, say
         if paths.journal.stat().st_size > before and not requests.waiting(paths):
             state = load(paths)
             if state.setup_done and next_stages(state, state.plan):
