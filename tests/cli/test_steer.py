@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import time
 from pathlib import Path
 
 import pytest
-from person import PROGRAM, Person
+from person import PATIENCE, PROGRAM, Person
 
+from autoexp.session.background import live
+from autoexp.workspace.paths import RunPaths
 from autoexp.workspace.scaffold import template
 
 
@@ -171,6 +174,29 @@ def test_an_edit_that_is_in_the_best_already_changes_nothing(person: Person) -> 
     person.program(PROGRAM.replace("RATE = 0.08", "RATE = 0.05"))
 
     assert "does not apply to the best so far (iteration 1" in person.fails("propose", "--from-diff", code=1)
+
+
+def test_a_live_run_takes_a_proposal_in_and_the_hint_makes_room_for_another(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    hold = tmp_path / "hold"
+    hold.touch()
+    person.workspace(f"{PROGRAM}\nimport os, time\nwhile os.path.exists({str(hold)!r}):\n    time.sleep(0.01)\n")
+    person.types("start", "--run-id", "r", "--loops", "1")
+
+    first = person.types("propose", "--set", "RATE=0.06", "--json").json
+    second = person.types("propose", "--set", "RATE=0.05", "--json").json
+    assert (first["live"], first["iteration"], first["hint"]) == (True, 1, "")
+    assert (second["live"], second["iteration"]) == (True, 2)
+    assert second["hint"] == "autoexp resume --run-id r --loops 1"
+    person.types(*second["hint"].split()[1:])
+    hold.unlink()
+    deadline = time.monotonic() + PATIENCE
+    while live(RunPaths(person.run_folder())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert ("RATE = 0.06" in trained(person, 1), "RATE = 0.05" in trained(person, 2)) == (True, True)
+    assert person.types("status", "--json").json["iterations_completed"] == 2
 
 
 def test_words_alone_are_for_an_agent(person: Person) -> None:

@@ -234,7 +234,9 @@ def _placed(paths: RunPaths, path: Path, proposal: Proposal, others: list[str]) 
     iteration = state.next_number + place - 1
     hint = ""
     if iteration > state.plan.target:
-        hint = f"autoexp resume --run-id {paths.run_id} --loops {iteration - state.completed}"
+        # to a live run --loops adds; a dead one counts from what is completed
+        more = iteration - (state.plan.target if alive else state.completed)
+        hint = f"autoexp resume --run-id {paths.run_id} --loops {more}"
         when = f"as iteration {iteration}, when the run does more than the {state.plan.target} it was asked for"
     elif not alive:
         hint = f"autoexp resume --run-id {paths.run_id}"
