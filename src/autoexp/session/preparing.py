@@ -12,8 +12,7 @@ from typing import IO
 
 from autoexp.errors import AutoexpError, PreconditionError, UsageError
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, find_workspace
-from autoexp.workspace.scaffold import missing_data
-from autoexp.workspace.settings import Settings, filled, load
+from autoexp.workspace.settings import Settings, filled, load, missing_data
 from autoexp.workspace.trainer import PACKAGE, told
 
 

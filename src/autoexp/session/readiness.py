@@ -17,8 +17,7 @@ from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
-from autoexp.workspace.scaffold import missing_data
-from autoexp.workspace.settings import Settings, filled, load
+from autoexp.workspace.settings import Settings, filled, load, missing_data
 from autoexp.workspace.trainer import PACKAGE
 
 GPU_PROFILE = "h100"

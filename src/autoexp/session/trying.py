@@ -83,7 +83,10 @@ def _try_patch(program: Program, edit: Patch, env: Mapping[str, str]) -> None:
         file.write(edit.diff.encode() if edit.diff.endswith("\n") else edit.diff.encode() + b"\n")
         file.flush()
         try:
-            program.repository.run("apply", "--cached", "--whitespace=nowarn", "--recount", file.name, env=env)
+            try:
+                program.repository.run("apply", "--cached", "--whitespace=nowarn", file.name, env=env)
+            except RepositoryError:  # as the apply stage does
+                program.repository.run("apply", "--cached", "--whitespace=nowarn", "--recount", file.name, env=env)
         except RepositoryError as error:
             said = str(error).removeprefix("git apply failed: ").replace("\n", "; ").replace("error: ", "")
             hint = f"make it again on top of it: git show {program.tip[:7]}:FILE"

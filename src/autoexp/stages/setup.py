@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import shutil
 import subprocess
 import time
@@ -14,7 +13,7 @@ from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.files import tail
-from autoexp.workspace.settings import filled
+from autoexp.workspace.settings import filled, missing_data
 
 
 @hookimpl(trylast=True)
@@ -34,7 +33,7 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
         raise PreconditionError(
             f"the training command {command!r} is not on PATH", f"install {command}, then: autoexp resume"
         )
-    missing = missing_data(context)
+    missing = missing_data(context.workspace, context.settings)
     if missing:
         _prepare(context, missing)
     edited = context.repository.uncommitted(editable)
@@ -45,12 +44,6 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
             "dirty",
         )
     return SetupDone(details={"editable": ", ".join(editable), "data": "ready"})
-
-
-def missing_data(context: Context) -> list[str]:
-    """The required paths that match nothing."""
-    patterns = [filled(pattern, context.workspace) for pattern in context.settings.prepare.requires]
-    return [pattern for pattern in patterns if not glob.glob(pattern, root_dir=context.workspace.root)]
 
 
 def _prepare(context: Context, missing: list[str]) -> None:
@@ -87,5 +80,5 @@ def _prepare(context: Context, missing: list[str]) -> None:
         raise PreconditionError(
             f"preparing data failed (exit {process.returncode}): {said}", f"{by_hand}, then: autoexp resume"
         )
-    if missing := missing_data(context):
+    if missing := missing_data(context.workspace, context.settings):
         raise PreconditionError(f"data is still missing after preparing: {', '.join(missing)}", f"see {log}")

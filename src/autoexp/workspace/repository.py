@@ -30,6 +30,10 @@ NOBODY = {"GIT_AUTHOR_NAME": "autoexp", "GIT_COMMITTER_NAME": "autoexp"} | {
 _INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 MESSAGE_LIMIT = 10_000
 """Characters of a commit message: it is an argument of a command, and those have limits."""
+_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+"""No look at the checkout may refresh the user's index, no command may wait for an answer, messages are in English."""
+_PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3")
+"""A diff as `git apply` reads it, whatever the user's configuration says of diffs."""
 REGULAR = ("100644", "100755")
 
 
@@ -72,7 +76,7 @@ class Repository:
         """The output of a git command. Raises RepositoryError with git's own words."""
         git = self._git if at is None else Git(str(at))
         try:
-            return str(git.execute(["git", *args], env=dict(env or {}), strip_newline_in_stdout=True))
+            return str(git.execute(["git", *args], env={**_QUIET, **(env or {})}, strip_newline_in_stdout=True))
         except GitCommandNotFound as error:
             raise PreconditionError("git is not on PATH", "install git, then: autoexp doctor") from error
         except CommandError as error:
@@ -105,11 +109,11 @@ class Repository:
         return [path for path in self.run("ls-tree", "-r", "-z", "--name-only", commit).split("\0") if path]
 
     def diff(self, base: str, commit: str) -> str:
-        return self.run("diff", "--no-color", "--no-ext-diff", base, commit)
+        return self.run("diff", *_PLAIN, base, commit)
 
     def uncommitted(self, paths: Sequence[str]) -> str:
         """The user's uncommitted edits of these paths, as a patch."""
-        text = self.run("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *paths)
+        text = self.run("diff", *_PLAIN, "HEAD", "--", *paths)
         return text + "\n" if text else ""
 
     def is_ancestor(self, older: str, newer: str) -> bool:
@@ -200,7 +204,13 @@ class Repository:
         with tempfile.NamedTemporaryFile(suffix=".diff") as file:
             file.write(diff.encode() if diff.endswith("\n") else diff.encode() + b"\n")
             file.flush()
-            self.run("apply", "--whitespace=nowarn", "--recount", file.name, env=env, at=path)
+            try:
+                self.run("apply", "--whitespace=nowarn", file.name, env=env, at=path)
+            except RepositoryError:  # line counts that do not add up, as models write them
+                try:
+                self.run("apply", "--whitespace=nowarn", file.name, env=env, at=path)
+            except RepositoryError:  # agents count lines badly; but counting anew takes `--- next/file` for a line
+                self.run("apply", "--whitespace=nowarn", "--recount", file.name, env=env, at=path)
 
     def commit(self, tree: str, parents: Sequence[str], message: str, ref: str) -> str:
         """A commit of `tree`, held by `ref`. The same one again when the ref already holds it.

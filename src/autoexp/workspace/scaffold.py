@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from autoexp.workspace.constants import declared
 from autoexp.workspace.detect import detect
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
-from autoexp.workspace.settings import Settings, filled, load
+from autoexp.workspace.settings import load, missing_data
 from autoexp.workspace.trainer import PACKAGE, trainer
 
 START_SECONDS = 300.0
@@ -124,12 +123,6 @@ def _unwritable(error: OSError, path: Path) -> AutoexpError:
     return AutoexpError(
         f"cannot write {error.filename2 or error.filename or path}: {error.strerror}", "autoexp init another-folder"
     )
-
-
-def missing_data(workspace: Workspace, settings: Settings) -> list[str]:
-    """The paths of `prepare.requires` that match nothing."""
-    patterns = [filled(pattern, workspace) for pattern in settings.prepare.requires]
-    return [pattern for pattern in patterns if not glob.glob(pattern, root_dir=workspace.root)]
 
 
 def _root(folder: Path) -> Path:

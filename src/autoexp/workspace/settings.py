@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -128,6 +130,19 @@ def filled(text: str, workspace: Workspace) -> str:
     for name, value in (("python", sys.executable), ("cache", str(cache_dir())), ("root", str(workspace.root))):
         text = text.replace("{" + name + "}", value)
     return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def missing_data(workspace: Workspace, settings: Settings) -> list[str]:
+    """The paths of `prepare.requires` that match nothing."""
+    places = {"{cache}": str(cache_dir()), "{root}": str(workspace.root)}
+    missing = []
+    for pattern in settings.prepare.requires:
+        globbed = re.sub(r"^~(?=/)", "{home}", pattern)
+        for name, folder in {**places, "{home}": str(Path.home())}.items():
+            globbed = globbed.replace(name, glob.escape(folder))  # a folder's own brackets are no pattern
+        if not glob.glob(globbed, root_dir=workspace.root):
+            missing.append(filled(pattern, workspace))
+    return missing
 
 
 def _file(workspace: Workspace) -> tuple[str, dict[str, Any]]:
