@@ -206,9 +206,6 @@ class Repository:
             file.flush()
             try:
                 self.run("apply", "--whitespace=nowarn", file.name, env=env, at=path)
-            except RepositoryError:  # line counts that do not add up, as models write them
-                try:
-                self.run("apply", "--whitespace=nowarn", file.name, env=env, at=path)
             except RepositoryError:  # agents count lines badly; but counting anew takes `--- next/file` for a line
                 self.run("apply", "--whitespace=nowarn", "--recount", file.name, env=env, at=path)
 
