@@ -168,6 +168,13 @@ def test_every_exit_code_of_an_error_is_documented() -> None:
     assert [code for code in codes if f"| {code} |" not in text] == []
 
 
+def test_every_law_names_the_tests_that_fail_when_it_is_broken() -> None:
+    text = (DOCS / "explanation" / "laws.md").read_text()
+    known = re.findall(r"^def (test_\d\w+)", (TOP / "tests" / "test_laws.py").read_text(), re.MULTILINE)
+
+    assert re.findall(r"^- `(test_\w+)`$", text, re.MULTILINE) == known
+
+
 # -- words ------------------------------------------------------------------------------------------------------------
 
 WORDS = (
