@@ -141,11 +141,12 @@ def test_every_setting_is_documented_with_words() -> None:
             assert row and row[1], f"{section}.{key}"
 
 
-def test_every_field_of_the_status_is_documented_with_words() -> None:
-    text = (DOCS / "reference" / "status.md").read_text().partition("## autoexp show N --json")[0]
+@pytest.mark.parametrize("page", ["status", "events", "proposal", "hooks"])
+def test_every_field_is_documented_with_words(page: str) -> None:
+    text = (DOCS / "reference" / f"{page}.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", text, re.MULTILINE)
 
-    assert len(rows) > 40
+    assert len(rows) > 8
     assert [field for field, words in rows if not words] == []
 
 
