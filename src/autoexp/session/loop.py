@@ -185,12 +185,14 @@ class Session:
             # between would leave a finished run, that nobody resumes, with a row that still says 'pending'.
             views.write_results(self.workspace, self.paths, after, self.log)
         self.journal.append(event)
-        self.state = after
+        before, self.state = self.state, after
         self.log(told(event))
         self._since_snapshot += 1
         if self._since_snapshot >= snapshot.EVERY:
             self._snapshot()
         views.write_state(self.paths, self.state, self.journal.size)
+        if isinstance(event, ev.Decided) and not self.settings.train.keep_checkpoints:
+            views.drop_checkpoints(self.paths, before, self.state)
         if isinstance(event, ev.SetupDone) or (isinstance(event, ev.Decided) and event.decision == "keep"):
             self._move_branch()
         for name, tracker in self.trackers.items():

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from autoexp.runs.records import Decision, Trial
 from autoexp.runs.state import RunState
 from autoexp.workspace.files import write_atomic
-from autoexp.workspace.paths import RunPaths, Workspace
+from autoexp.workspace.paths import CHECKPOINT_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository, refs
 
 HEADER = ("commit", "{metric}", "memory_gb", "status", "description")
@@ -89,6 +89,15 @@ def _free(folder: Path) -> Path:
     while (copy := folder / f"results.edited-{number}.tsv").exists():
         number += 1
     return copy
+
+
+def drop_checkpoints(paths: RunPaths, before: RunState, state: RunState) -> None:
+    """Remove the checkpoints of the trial just decided and of the best before it, unless one is the best now."""
+    best = {run.best.iteration for run in (before, state) if run.best is not None}
+    decided = {state.trials[-1].iteration} if state.trials else set()
+    for number in (best | decided) - ({state.best.iteration} if state.best is not None else set()):
+        for checkpoint in paths.iteration(number).glob(f"attempt-*/{CHECKPOINT_FILE}"):
+            checkpoint.unlink(missing_ok=True)
 
 
 def move_branch(repository: Repository, state: RunState) -> str:

@@ -15,7 +15,8 @@ from autoexp.workspace.paths import LOG_FILE
 
 MAX_RERUNS = 10
 """Reruns of a training that was lost or killed through no fault of its own."""
-MAX_REEVALUATIONS = 2
+MAX_REEVALUATIONS = 1
+"""A second failure of the same evaluation is the candidate's fault."""
 
 
 @hookimpl(trylast=True)

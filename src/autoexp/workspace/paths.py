@@ -17,6 +17,7 @@ JOB_FILE, LOCK_FILE, EXIT_FILE, KILL_FILE = "job.json", "keeper.lock", "exit.jso
 WAIT_FILE = "waiting"
 """There while a job waits for its device; its deadline begins afterwards."""
 REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl", "train.log", "patch.diff"
+CHECKPOINT_FILE = "checkpoint.pt"
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

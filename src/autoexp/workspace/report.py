@@ -38,7 +38,7 @@ def outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_se
         return Outcome.model_validate({"status": ended, "reason": reason, **known})
     unfinished = report is not None and report.get("status") not in (None, "ok")
     if code != 0 or unfinished:
-        checkpoint = report.get("checkpoint") if report and report.get("status") == "evaluating" else None
+        checkpoint = report.get("checkpoint") if report and report.get("phase") == "evaluate" else None
         if not (isinstance(checkpoint, str) and Path(checkpoint).is_file()):
             checkpoint = None
         said = str(report.get("reason") or "") if report else ""

@@ -44,6 +44,8 @@ class Train(Section):
     timeout_seconds: PositiveFloat = 600.0
     """Wall time after which the keeper ends the whole process tree."""
     env: dict[str, str] = {}
+    keep_checkpoints: bool = False
+    """Keep every trial's checkpoint.pt; otherwise only the best one's, which is hundreds of megabytes a trial less."""
     can_reevaluate: bool = False
     """Whether the command evaluates the checkpoint in AUTOEXP_CHECKPOINT instead of training."""
 
