@@ -23,7 +23,7 @@ class Halve:
         self.constant = constant
 
     def propose(self, state: RunState, context: Context) -> Proposal | None:
-        """Half of what the constant is at `state.tip`; half of that for each trial that did not help. None without it."""
+        """Half of what the constant is at `state.tip`; half of that for each that did not help; None without it."""
         files = context.settings.files
         constants = described(context.repository, state.tip, files.editable, files.frozen)[1]
         value = constants.get(self.constant)
