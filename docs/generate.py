@@ -1,4 +1,6 @@
-"""Write the pages of docs/reference that follow from the source: `python docs/generate.py`; `--check` names stale ones.
+"""Write what follows from the source into docs/: `python docs/generate.py`; `--check` names stale pages.
+
+The pages of docs/reference are made whole; in other pages the blocks that show a file of tests/ are brought up to date.
 
 What stands in the source is read as text (docstrings, annotations, defaults), so that a page says what a reader of the
 source would see. Where the source leaves a name to speak for itself, WORDS has the sentence.
@@ -855,13 +857,30 @@ PAGES = {
 }
 
 
+def included(text: str) -> str:
+    """A page with the files of its blocks that begin with `# file: tests/...` as they are."""
+
+    def block(match: re.Match[str]) -> str:
+        code = (DOCS.parent / match[2]).read_text().rstrip()
+        return f"```{match[1]}\n# file: {match[2]}\n{code}\n```\n"
+
+    return re.sub(r"^```(\w+)\n# file: (tests/\S+)\n.*?^```\n", block, text, flags=re.MULTILINE | re.DOTALL)
+
+
+def pages() -> dict[str, str]:
+    """All pages that are made here, whole or in part, as they ought to be."""
+    whole = {name: write() for name, write in PAGES.items()}
+    rest = {str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
+    return {**{name: included(text) for name, text in rest.items() if "\n# file: tests/" in text}, **whole}
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Write the generated pages of docs/reference.")
+    parser = argparse.ArgumentParser(description="Write what follows from the source into docs/.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 and name the stale pages")
     check = parser.parse_args().check
     stale = []
-    for name, write in PAGES.items():
-        path, text = DOCS / name, write()
+    for name, text in pages().items():
+        path = DOCS / name
         if path.exists() and path.read_text() == text:
             continue
         stale.append(f"docs/{name}")

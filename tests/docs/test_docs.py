@@ -282,7 +282,7 @@ def world(path: Path, page: Path) -> tuple[Path, dict[str, str]]:
 def files_of(page: Path) -> dict[str, str]:
     """The files that a page has the reader write: blocks whose first line is `# file: NAME`."""
     found = [text.partition("\n") for _, text, _ in fences(page) if text.startswith("# file: ")]
-    return {head.removeprefix("# file: "): body + "\n" for head, _, body in found}
+    return {head.rpartition("/")[2].removeprefix("# file: "): body + "\n" for head, _, body in found}
 
 
 def write_plugin(folder: Path, files: dict[str, str]) -> None:
