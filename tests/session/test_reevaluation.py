@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from autoexp.testing import git, proposal, replayed, run
-from autoexp.workspace.paths import Workspace
+from autoexp.testing import SETTINGS, Scripted, make_workspace, proposal, run
 
 TRAINER = '''\
 import json, os, pathlib
@@ -32,22 +31,14 @@ report.write_text(json.dumps({"status": "ok", "val_bpb": float(saved.read_text()
 '''
 
 
-def program(workspace: Workspace, tally: Path) -> None:
-    (workspace.root / "train.py").write_text(TRAINER)
-    settings = workspace.settings.read_text() if workspace.settings.exists() else ""
-    assert "[train]" in settings
-    more = f"[train]\ncan_reevaluate = true\nenv = {{ TALLY = {json.dumps(str(tally))} }}"
-    workspace.settings.write_text(settings.replace("[train]", more, 1))
-    git(workspace.root, "-c", "user.name=A", "-c", "user.email=a@b", "commit", "--quiet", "--all", "--message=program")
-
-
-def test_only_the_evaluation_is_repeated_and_only_once(workspace: Workspace, tmp_path: Path) -> None:
+def test_only_the_evaluation_is_repeated_and_only_once(tmp_path: Path) -> None:
     tally = tmp_path / "tally"
-    program(workspace, tally)
+    more = f"[train]\ncan_reevaluate = true\nenv = {{ TALLY = {json.dumps(str(tally))} }}"
+    workspace = make_workspace(tmp_path / "work", TRAINER, SETTINGS.replace("[train]", more, 1))
     later, never = proposal(EVALUATION="works later", LR=0.02), proposal(EVALUATION="never works", LR=0.01)
 
-    paths = run(workspace, later, never)
-    state = replayed(paths)
+    state = run(workspace, loops=2, proposer=Scripted(later, never))
+    paths = workspace.existing(None)
 
     assert tally.read_text().split() == ["trained", "trained", "evaluated", "trained", "evaluated"]
     assert [(trial.decision, trial.metric, trial.attempts) for trial in state.trials] == [
