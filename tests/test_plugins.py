@@ -112,6 +112,13 @@ class TestHalve(ProposerCases):
         return source["Halve"]()
 
 
+class TestSearch(ProposerCases):
+    """The built-in proposer is held to what third parties are held to."""
+
+    def make(self) -> Any:
+        return parts(plugin_manager(), "proposers", {})["search"]
+
+
 # -- order ------------------------------------------------------------------------------------------------------------
 
 

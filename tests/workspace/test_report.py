@@ -141,11 +141,11 @@ def test_what_was_ended_from_outside_has_no_metric(tmp_path: Path, status: str, 
 
 def test_a_checkpoint_is_offered_when_only_the_evaluation_failed(tmp_path: Path) -> None:
     checkpoint = tmp_path / "model.pt"
-    report = {"status": "evaluating", "checkpoint": str(checkpoint)}
+    report = {"status": "failed", "phase": "evaluate", "checkpoint": str(checkpoint)}
     assert ended(tmp_path, "out of memory", report, code=1).checkpoint is None  # it is not there
     checkpoint.write_text("weights")
     assert ended(tmp_path, "out of memory", report, code=1).checkpoint == str(checkpoint)
-    assert ended(tmp_path, "", {**report, "status": "training"}, code=1).checkpoint is None
+    assert ended(tmp_path, "", {**report, "phase": "train"}, code=1).checkpoint is None
     assert ended(tmp_path, "", {**report, "checkpoint": 3}, code=1).checkpoint is None
 
 
