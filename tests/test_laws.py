@@ -141,6 +141,7 @@ KILLER = """\
 import os, random, signal, sys, threading, time
 from pathlib import Path
 from autoexp.plugins.manager import plugin_manager
+from autoexp.runs.journal import Journal
 from autoexp.session.loop import Session
 from autoexp.workspace.paths import RunPaths, Workspace
 
@@ -160,6 +161,17 @@ def session(limit):
                 if left[0] == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(hook)
+    if mode == "events":
+        append = Journal.append
+        def killed(self, event):
+            key = f"{event.type} {getattr(event, 'iteration', '')} {getattr(event, 'attempt', '')}\\n"
+            done = folder / "killed"
+            if key not in (done.read_text() if done.exists() else ""):
+                with done.open("a") as file:
+                    file.write(key)
+                os.kill(os.getpid(), signal.SIGKILL)
+            append(self, event)
+        Journal.append = killed
     Session(Workspace(folder.parents[2]), RunPaths(folder), say=lambda line: None).run()
     os._exit(0)
 
@@ -198,11 +210,11 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return told(lab.state, ("iteration", "decision", "metric", "status", "source", "constants", "attempts"))
 
 
-@pytest.mark.parametrize(("mode", "seed", "least"), [("effects", 1, 8), ("effects", 2, 8), ("times", 3, 4)])
+@pytest.mark.parametrize(("mode", "seed", "least"), [("events", 0, 40), ("effects", 1, 8), ("times", 3, 4)])
 def test_3_a_session_that_is_killed_again_and_again_ends_with_the_same_decisions(
     lab: Lab, calm: Any, mode: str, seed: int, least: int
 ) -> None:
-    """SIGKILL at random effects (files opened, renamed, removed, programs started), and at random times.
+    """SIGKILL once before each event is written, its effect done; at random effects; and at random times.
 
     The same trials, each trained once, a row each, and a branch at the best.
     """

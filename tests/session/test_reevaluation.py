@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoexp.testing import SETTINGS, Scripted, make_workspace, proposal, run
 
-TRAINER = '''\
+TRAINER = """\
 import json, os, pathlib
 
 LR = 0.08  # [0.0001, 1.0] log; learning rate
@@ -28,7 +28,7 @@ if EVALUATION == "never works" or (EVALUATION == "works later" and checkpoint is
     report.write_text(json.dumps(failed))
     raise SystemExit(1)
 report.write_text(json.dumps({"status": "ok", "val_bpb": float(saved.read_text())}))
-'''
+"""
 
 
 def test_only_the_evaluation_is_repeated_and_only_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from support import Lab, decisions, until
@@ -301,3 +302,38 @@ def test_a_full_run_leaves_nothing_running_and_its_journal_replays_to_the_same_v
     after = json.loads(lab.paths.state.read_text())
     for name in ("best", "counts", "iterations_completed", "baseline", "best_trial", "next_number"):
         assert after[name] == before[name]
+
+
+EVALUATING = """\
+import json, os, pathlib, sys
+
+LR = 0.08
+
+folder = pathlib.Path(os.environ["AUTOEXP_REPORT"]).parent
+checkpoint = os.environ.get("AUTOEXP_CHECKPOINT")
+with open(os.path.join(os.environ["LAB"], "tally"), "a") as file:
+    file.write(f"{os.environ['AUTOEXP_JOB'].rsplit(':', 1)[1]} {'evaluated' if checkpoint else 'started'} 0\\n")
+if checkpoint is None:
+    (folder / "model").write_text(str(LR))
+    report = {"status": "failed", "phase": "evaluate", "checkpoint": str(folder / "model"), "reason": "out of memory"}
+    (folder / "report.json").write_text(json.dumps(report))
+    sys.exit(1)
+print("val_bpb:", pathlib.Path(checkpoint).read_text())
+"""
+
+
+def test_a_failed_evaluation_is_done_again_from_the_checkpoint_without_training(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, trainer=EVALUATING)
+    lab.workspace.settings.write_text(
+        lab.workspace.settings.read_text().replace("[train]\n", "[train]\ncan_reevaluate = true\n")
+    )
+    lab.script(proposal(LR=0.04))
+    lab.start(1)
+    assert decisions(lab.state) == [(0, "keep", 0.08), (1, "keep", 0.04)]
+    assert [trial.attempts for trial in lab.state.trials] == [2, 2]
+    assert [(key, word) for key, word, _ in lab.tally()] == [
+        ("0-1", "started"),
+        ("0-2", "evaluated"),
+        ("1-1", "started"),
+        ("1-2", "evaluated"),
+    ]
