@@ -339,7 +339,7 @@ def test_5_each_training_sees_the_candidates_source_and_the_frozen_evaluator(tmp
         "(here / 'evaluate.py').write_text('def val_bpb(lr, depth): return -1.0')\n"
         "(here / 'math.py').write_text('log10 = lambda x: 0.0')\n"
         "(here / 'train.py').write_text('print(\"val_bpb: -5\")')\n"
-        "subprocess.run(['git', 'add', '--all'], check=True)\n",
+        "subprocess.run(['git', 'add', 'evaluate.py'], check=True)\n",
     )
     lab = Lab(tmp_path, trainer=spoiling)
     lab.script(proposal(LR=0.04), proposal(DEPTH=5))
