@@ -888,7 +888,7 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     if not stale:
-        print("the reference is up to date")
+        print("the documentation is up to date")
         return 0
     print("\n".join(f"{'stale' if check else 'wrote'}: {name}" for name in stale))
     if check:
