@@ -104,7 +104,7 @@ def test_every_hook_is_documented() -> None:
     text = (DOCS / "reference" / "hooks.md").read_text()
     hooks = [hook for hook in vars(hookspecs) if hook.startswith("autoexp_")]
 
-    assert len(hooks) == 15
+    assert len(hooks) >= 15
     assert [hook for hook in hooks if f"### {hook}\n" not in text] == []
 
 
