@@ -138,6 +138,7 @@ def test_paths_of_any_kind(tmp_path: Path, name: str) -> None:
     repository = Repository(workspace)
     path = tmp_path / name / "tree"
     repository.checkout(path, repository.head())
+    assert f"worktree {path}" in repository.run("worktree", "list", "--porcelain").split("\n")
     (path / "train.py").write_text("x = 1\n")
     (path / f"{name}.py").write_text("y = 1\n")
     made, changes = repository.changes(path, repository.head())

@@ -153,8 +153,9 @@ def stop(
     from autoexp.session.stopping import stop_run
     from autoexp.workspace.paths import find_workspace
 
-    paths = find_workspace().existing(run_id)
-    _tell(paths, json, stop_run(paths, now))
+    workspace = find_workspace()
+    paths = workspace.existing(run_id)
+    _tell(paths, json, stop_run(workspace, paths, now))
 
 
 def _changes(

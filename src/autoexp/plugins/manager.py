@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pluggy
@@ -47,8 +47,13 @@ def plugin_manager(builtins: Iterable[str] = BUILTINS) -> pluggy.PluginManager:
         manager.register(importlib.import_module(name), name)
     disabled = [name.strip() for name in os.environ.get(DISABLE, "").split(",")]
     found = entry_points(group=PROJECT) if "*" not in disabled else ()
+    loaded: dict[str, EntryPoint] = {}
     for point in found:
-        if point.name not in disabled and not manager.has_plugin(point.name):
+        if point.name not in disabled:
+            _refuse_twins(loaded, point)
+            if point.name in loaded:
+                continue  # the same one, found twice: an editable install beside an old one
+            loaded[point.name] = point
             try:
                 plugin = point.load()
                 manager.register(plugin, point.name)
@@ -62,6 +67,15 @@ def plugin_manager(builtins: Iterable[str] = BUILTINS) -> pluggy.PluginManager:
                 _VERSIONS[point.name] = point.dist.version
     manager.check_pending()
     return manager
+
+
+def _refuse_twins(loaded: Mapping[str, EntryPoint], point: EntryPoint) -> None:
+    twin = loaded.get(point.name)
+    if twin is not None and twin.value != point.value:
+        owners = " and ".join(f"{p.dist.name if p.dist else 'unknown'} ({p.value})" for p in (twin, point))
+        raise UsageError(
+            f"two plugins are called {point.name!r}: {owners}", f"uninstall one, or: export {DISABLE}={point.name}"
+        )
 
 
 _VERSIONS: dict[str, str] = {}

@@ -9,12 +9,13 @@ from autoexp.session import requests
 from autoexp.session.background import live, submit
 from autoexp.session.snapshot import load
 from autoexp.spec.context import pick
-from autoexp.workspace.paths import RunPaths
+from autoexp.workspace.paths import RunPaths, Workspace
+from autoexp.workspace.settings import load as load_settings
 
 END_SECONDS = 20.0
 
 
-def stop_run(paths: RunPaths, now: bool) -> str:
+def stop_run(workspace: Workspace, paths: RunPaths, now: bool) -> str:
     """Ask the live session to stop; with `now`, end the trainings too, live or not. Returns what was done."""
     state = load(paths)
     if live(paths):
@@ -31,7 +32,7 @@ def stop_run(paths: RunPaths, now: bool) -> str:
         )
     jobs = [iteration.job for iteration in state.open.values() if iteration.job and iteration.stage == "train"]
     if now and jobs:
-        executor = pick(parts(plugin_manager(), "executors", {}), state.plan.executor, "executor")
+        executor = pick(parts(plugin_manager(), "executors", load_settings(workspace).executors), state.plan.executor, "executor")
         for job in jobs:
             executor.kill(paths.folder / job.folder)
         return f"no session was live; ended {len(jobs)} training" + ("s" if len(jobs) > 1 else "")

@@ -59,6 +59,8 @@ class Executor(Protocol):
     def submit(self, job: JobSpec) -> int | None:
         """Start the job unless its folder says that it was started; returns a pid, if there is one.
 
+        `job.json` is written into the folder before anything is started: a job with one is never submitted again, and
+        one that then never began is told by `poll` to be lost.
         Raises PreconditionError when it cannot be started at all (a missing command); nothing is left behind then.
         """
 

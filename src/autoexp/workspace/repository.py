@@ -67,16 +67,17 @@ class Repository:
         for name in _INHERITED:  # set in a git hook, they would point every command at the wrong place
             os.environ.pop(name, None)
         self.root = workspace.root
-        self._git = Git(str(workspace.root))
+        # Git() would expand `$NAME` in its folder, and run in the process's own when that is not there: -C says where
+        self._git = Git("/")
         self.common = Path(self.run("rev-parse", "--path-format=absolute", "--git-common-dir"))
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def run(self, *args: str, env: Mapping[str, str] | None = None, at: Path | None = None) -> str:
         """The output of a git command. Raises RepositoryError with git's own words."""
-        git = self._git if at is None else Git(str(at))
+        command = ["git", "-C", str(at or self.root), *args]
         try:
-            return str(git.execute(["git", *args], env={**_QUIET, **(env or {})}, strip_newline_in_stdout=True))
+            return str(self._git.execute(command, env={**_QUIET, **(env or {})}, strip_newline_in_stdout=True))
         except GitCommandNotFound as error:
             raise PreconditionError("git is not on PATH", "install git, then: autoexp doctor") from error
         except CommandError as error:
