@@ -36,7 +36,7 @@ def test_ctrl_c_detaches_and_the_run_goes_on(gated: Gated) -> None:
     go_on()
     followed = cli("watch").stdout
 
-    assert "done: 1 iterations" in followed
+    assert "done: 1 iteration" in followed
     assert not cli.json("status")["live"]
     assert cli.json("status")["iterations_completed"] == 1
 
@@ -49,7 +49,7 @@ def test_a_view_that_sees_the_end_leaves_the_summary(gated: Gated) -> None:
 
     assert seen.finish() == 0
     after = seen.raw.rpartition("\x1b[?1049l")[2]  # what is on the screen once the live view has left it
-    assert "done: 1 iterations" in after
+    assert "done: 1 iteration" in after
     assert "autoexp show" in after
     assert "\x1b[3" not in after
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -50,6 +51,7 @@ def _root(
 
 def main() -> int:
     """Run the command line; returns the exit code. Errors are two lines on stderr: what, and the next command."""
+    _open_standard_streams()
     try:
         build()()
     except AutoexpError as error:
@@ -63,6 +65,17 @@ def main() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+def _open_standard_streams() -> None:
+    """Where 0, 1 or 2 is closed (`>&-`, some daemons), the next file that is opened would take its place."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - it stays open
 
 
 def fail(error: AutoexpError, code: int | None = None) -> int:

@@ -148,7 +148,7 @@ def show_status(report: Status) -> None:
         elif training(item):
             show_fields((("", training(item)),))
     show_fields((("ended", clean(report.ended or "")),))
-    show_fields((("queued", f"{report.queued} proposals of people wait" if report.queued else ""),))
+    show_fields((("queued", f"{report.queued} of your proposals" if report.queued else ""),))
     show_fields(("note", clean(note)) for note in report.notes[-3:])
     where = [short(report.paths.run), short(report.paths.log)]
     show_fields((("run", where[0]), ("log", where[1])))

@@ -53,6 +53,8 @@ class SessionOpened(_Event):
     pid: int
     host: str
     plugins: dict[str, str] = {}
+    judged: dict[str, Any] = {}
+    """The settings that trials must share for their numbers to compare."""
 
 
 class SessionClosed(_Event):

@@ -38,6 +38,8 @@ def next_stages(state: RunState, plan: Plan) -> tuple[Step, ...]:
             return (Step("baseline"),)
         return (Step("baseline", skip=True),) if looping else ()
 
+    if baseline_failed(state):
+        return ()
     steps = []
     for number in sorted(state.open):
         if looping or number == 0:
@@ -45,6 +47,13 @@ def next_stages(state: RunState, plan: Plan) -> tuple[Step, ...]:
     if looping and _may_open(state, plan):
         steps += _select("propose", state.next_number, 1, plan)
     return tuple(steps)
+
+
+def baseline_failed(state: RunState) -> bool:
+    """Whether the unchanged program does not train, and it was not said to go on without it (`--only loop`)."""
+    first = state.trials[0] if state.trials else None
+    crashed = first is not None and first.iteration == 0 and first.decision == "crash"
+    return crashed and state.best is None and "baseline" in state.plan.stages
 
 
 def _may_open(state: RunState, plan: Plan) -> bool:

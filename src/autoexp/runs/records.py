@@ -8,14 +8,24 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 Decision = Literal["keep", "discard", "crash", "inconclusive"]
 Direction = Literal["min", "max"]
-Constant = bool | int | float | str
-"""The value of an ALL_CAPS literal of an editable file."""
-
-
 class Record(BaseModel):
     """A frozen fact. Unknown keys are refused, so that a misspelt one is never silently dropped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _text(text: str) -> str:
+    """Refuse text that no UTF-8 file could hold: what is once in the journal must be readable for ever."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be valid Unicode (found a lone surrogate)") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Constant = bool | int | FiniteFloat | Text
+"""The value of an ALL_CAPS literal of an editable file."""
 
 
 def _words(text: str) -> str:
@@ -24,11 +34,7 @@ def _words(text: str) -> str:
         raise ValueError("must not be blank")
     if "\x00" in text:
         raise ValueError("must not contain NUL characters")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("must be valid Unicode (found a lone surrogate)") from error
-    return text
+    return _text(text)
 
 
 Words = Annotated[str, AfterValidator(_words)]
@@ -48,8 +54,8 @@ class Replace(Record):
 
     op: Literal["replace"]
     path: Words
-    old: Annotated[str, Field(min_length=1)]
-    new: str
+    old: Annotated[Text, Field(min_length=1)]
+    new: Text
 
 
 class Patch(Record):

@@ -257,7 +257,8 @@ def _triaged(state: RunState, event: ev.Triaged) -> Changes:
         triage=event,
         attempt=iteration.attempt + 1,
         failures=(*iteration.failures, outcome),
-        reevaluate=outcome.checkpoint if event.action == "reevaluate" else None,
+        # a re-evaluation that was lost is one again: its training is done
+        reevaluate={"reevaluate": outcome.checkpoint, "rerun": iteration.reevaluate}.get(event.action),
         job=None,
         outcome=None,
     )

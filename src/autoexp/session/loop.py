@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from autoexp.errors import AutoexpError, Interrupted, RunError, UsageError
+from pydantic import ValidationError
+
+from autoexp.errors import AutoexpError, Interrupted, RepositoryError, RunError, UsageError
 from autoexp.plugins.manager import parts, plugin_manager, versions
 from autoexp.runs import events as ev
 from autoexp.runs.journal import Journal
-from autoexp.runs.plan import Step, next_stages, pending
+from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
 from autoexp.session import requests, snapshot, views
 from autoexp.session.words import told
@@ -26,7 +29,7 @@ from autoexp.spec.ports import Tracker
 from autoexp.workspace import settings as settings_module
 from autoexp.workspace.files import explained
 from autoexp.workspace.locks import Lock
-from autoexp.workspace.paths import RunPaths, Workspace
+from autoexp.workspace.paths import LOG_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository
 
 STAGE_EVENTS: dict[str, tuple[type, ...]] = {
@@ -83,6 +86,7 @@ class Session:
             try:
                 self._open()
                 self._loop()
+                self._refuse_failed_baseline()
                 self._close(*self._reason())
             except AutoexpError as error:
                 self._close_with(error)
@@ -103,6 +107,8 @@ class Session:
 
     def _open(self) -> None:
         self.settings = settings_module.load(self.workspace)
+        judged = _judged(self.settings)
+        self._refuse_drift(judged)
         if self.settings.metric != self.state.metric:
             raise UsageError(
                 f"the metric was {self.state.metric.name} ({self.state.metric.direction}) when the run began, "
@@ -115,10 +121,19 @@ class Session:
         self.proposers = parts(self.plugins, "proposers", options.proposers)
         self.executors = parts(self.plugins, "executors", options.executors)
         self.rules = parts(self.plugins, "rules", options.rules)
-        self.agents = parts(self.plugins, "agents", options.agent.model_dump())
+        words = [settings_module.filled(word, self.workspace) for word in options.agent.args]
+        self.agents = parts(self.plugins, "agents", {**options.agent.model_dump(), "args": words})
         trackers = parts(self.plugins, "trackers", options.trackers)
         self.trackers = {name: pick(trackers, name, "tracker") for name in options.run.trackers}
-        self.append(ev.SessionOpened(pid=os.getpid(), host=socket.gethostname(), plugins=versions(self.plugins)))
+        before = self.state.session
+        opened = ev.SessionOpened(
+            pid=os.getpid(), host=socket.gethostname(), plugins=versions(self.plugins), judged=judged
+        )
+        self.append(opened)
+        for name, value in judged.items():
+            if before is not None and before.judged and before.judged.get(name) != value:
+                said = f"{name} was {before.judged.get(name)} and is now {value}: trials from before may not compare"
+                self._note(said, f"changed-{name}-{value}")
         self._take_requests(fresh=True)
         for names, name, kind in (
             (self.proposers, self.state.plan.proposer, "proposer"),
@@ -129,6 +144,16 @@ class Session:
         views.write_results(self.workspace, self.paths, self.state, self.log)
         if self.state.setup_done:
             self._move_branch()
+
+    def _refuse_drift(self, judged: dict[str, Any]) -> None:
+        """A budget that changes makes every later trial better, or worse, than the ones it is compared with."""
+        before = self.state.session.judged if self.state.session is not None else {}
+        budget = "train.budget_seconds"
+        if self.state.trials and before and before[budget] != judged[budget]:
+            raise UsageError(
+                f"{budget} was {before[budget]:g} when the trials were made and is now {judged[budget]:g}",
+                "put it back, or begin anew: autoexp start",
+            )
 
     def _loop(self) -> None:
         wait = SHORTEST_WAIT
@@ -154,6 +179,14 @@ class Session:
                 time.sleep(wait)
                 wait = min(wait * 1.3, LONGEST_WAIT)
 
+    def _refuse_failed_baseline(self) -> None:
+        if baseline_failed(self.state):
+            raise AutoexpError(
+                f"the unchanged program does not train: {self.state.trials[0].why}",
+                f"mend it and commit, then: autoexp start (log: {self.paths.attempt(0, 1) / LOG_FILE}); "
+                "to go on without a baseline: autoexp resume --only loop",
+            )
+
     def _step(self, step: Step) -> bool:
         """Do one step; False when its stage has nothing to tell yet."""
         if step.skip:
@@ -170,11 +203,6 @@ class Session:
                 f"stage {step.stage} returned {type(event).__name__} instead of {wanted}", "autoexp plugins"
             )
         self.append(event)
-        if isinstance(event, ev.Decided) and event.iteration == 0 and event.decision == "crash":
-            raise AutoexpError(
-                f"the unchanged program does not train: {event.why}",
-                f"mend it and commit, then: autoexp start (log: {self.paths.attempt(0, 1) / 'train.log'})",
-            )
         return True
 
     def append(self, event: ev.Event) -> None:
@@ -233,7 +261,11 @@ class Session:
             self._since_snapshot = 0
 
     def _move_branch(self) -> None:
-        if why := views.move_branch(self.repository, self.state):
+        try:
+            why = views.move_branch(self.repository, self.state)
+        except RepositoryError as error:  # a lock that a killed git left, say; the branch is only a view
+            why = f"the branch {self.state.branch} could not be moved: {error}"
+        if why:
             self._note(why, f"branch-{why}")
 
     def _take_requests(self, fresh: bool) -> None:
@@ -243,9 +275,16 @@ class Session:
                 if request.kind == "stop":
                     self.append(ev.StopRequested(request=name))
                 else:
-                    plan = requests.planned(self.state.plan, request, self.state.completed, fresh)
-                    self.append(ev.PlanMade(plan=plan, request=name))
+                    self._plan(name, request, fresh)
             path.unlink(missing_ok=True)
+
+    def _plan(self, name: str, request: requests.Request, fresh: bool) -> None:
+        try:
+            plan = requests.planned(self.state.plan, request, self.state.completed, fresh)
+        except ValidationError as error:  # of another release of autoexp
+            self._note(f"a request was not understood, and is dropped: {error.errors()[0]['msg']}", f"request-{name}")
+        else:
+            self.append(ev.PlanMade(plan=plan, request=name))
 
     def _asked_to_end(self) -> bool:
         return any(request.kind == "stop" and request.now for _, request, _ in requests.waiting(self.paths))
@@ -264,7 +303,7 @@ class Session:
             return "stopped", "on request"
         if left:
             return "pending", "not selected: " + ", ".join(left)
-        return "done", f"{self.state.completed} iterations"
+        return "done", f"{self.state.completed} iteration" + ("s" if self.state.completed != 1 else "")
 
     def _close_with(self, error: AutoexpError) -> None:
         reason = "interrupted" if isinstance(error, Interrupted) else "error"
@@ -296,9 +335,20 @@ class Session:
                 signal.signal(number, handler)
 
 
+def _judged(settings: settings_module.Settings) -> dict[str, Any]:
+    """The settings that two trials must share for their numbers to compare."""
+    return {
+        "train.command": list(settings.train.command),
+        "train.budget_seconds": settings.train.budget_seconds,
+        "train.env": settings.train.env,
+        "files.editable": list(settings.files.editable),
+        "files.frozen": list(settings.files.frozen),
+    }
+
+
 def printer() -> Callable[[str], None]:
     """Prints lines until standard output goes away (`| head`, a closed terminal); the run goes on without it."""
-    gone = False
+    gone = sys.stdout is None  # closed before we began
 
     def say(line: str) -> None:
         nonlocal gone

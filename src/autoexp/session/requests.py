@@ -41,7 +41,11 @@ def waiting(paths: RunPaths) -> list[tuple[str, Request, Path]]:
         path = paths.requests / name
         try:
             found.append((name, Request.model_validate(json.loads(path.read_bytes())), path))
-        except (OSError, ValueError):
+        except FileNotFoundError:
+            continue
+        except OSError:
+            continue  # a folder, or not ours to read
+        except ValueError:
             path.unlink(missing_ok=True)  # never written by us: we rename whole files into place
     return found
 

@@ -32,7 +32,9 @@ def stop_run(workspace: Workspace, paths: RunPaths, now: bool) -> str:
         )
     jobs = [iteration.job for iteration in state.open.values() if iteration.job and iteration.stage == "train"]
     if now and jobs:
-        executor = pick(parts(plugin_manager(), "executors", load_settings(workspace).executors), state.plan.executor, "executor")
+        executor = pick(
+            parts(plugin_manager(), "executors", load_settings(workspace).executors), state.plan.executor, "executor"
+        )
         for job in jobs:
             executor.kill(paths.folder / job.folder)
         return f"no session was live; ended {len(jobs)} training" + ("s" if len(jobs) > 1 else "")

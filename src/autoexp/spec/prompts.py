@@ -96,9 +96,8 @@ def triage_prompt(outcome: Outcome, log_tail: str) -> str:
         "- fix_and_rerun: a plain mistake (a typo, a wrong shape, a missing import, slightly too much memory) that a "
         "small edit repairs without giving up the idea.\n"
         "- mark_crash_and_discard: the idea itself does not work, or the cause is not clear.\n"
-        "- proceed_no_crash: the training did in fact finish, and its result can be used.\n"
         "Do not edit any file and do not run anything now.",
-        'Answer with one JSON object and nothing after it: {"action": "one of the three", "reason": "one sentence; for '
+        'Answer with one JSON object and nothing after it: {"action": "one of the two", "reason": "one sentence; for '
         'fix_and_rerun, what to repair"}.',
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tokenize
 from pathlib import Path
 
 from autoexp.errors import AgentError, ProposalError, RepositoryError
@@ -16,7 +18,7 @@ from autoexp.workspace.candidate import described
 from autoexp.workspace.constants import declared, replaced
 from autoexp.workspace.files import tail, write_atomic
 from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
-from autoexp.workspace.repository import REGULAR, matches
+from autoexp.workspace.repository import REGULAR, matches, tree_ref
 
 PEOPLE = ("proposal_file", "next_proposal", "queue")
 """Sources that may train the same program twice: a person who asks for it wants to see the noise."""
@@ -31,16 +33,17 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
     iteration = state.open[context.iteration]
     worktree = context.paths.worktree(iteration.slot)
     repair = context.attempt > 1 and bool(iteration.commit)
-    context.repository.checkout(worktree, iteration.commit if repair else iteration.base, context.settings.files.link)
+    # without files.link: what is linked is the user's own data, and an editor has no business in it
+    context.repository.checkout(worktree, iteration.commit if repair else iteration.base)
     if iteration.proposal is None:
         return _applied(context, "failed", "there is no proposal to apply", "nobody")
     by = "agent" if repair or not iteration.proposal.edits else "edits"
     try:
         edits = by == "edits"
         summary = make(iteration.proposal, worktree, context) if edits else _ask(iteration, worktree, context)
+        return _inspect(state, iteration, worktree, context, summary, by)
     except (ProposalError, RepositoryError, AgentError) as error:
         return _applied(context, "failed", f"could not be applied: {error}", by)
-    return _inspect(state, iteration, worktree, context, summary, by)
 
 
 def make(proposal: Proposal, worktree: Path, context: Context) -> str:
@@ -52,9 +55,9 @@ def make(proposal: Proposal, worktree: Path, context: Context) -> str:
             done.append("patched")
             continue
         path = _path_of(edit, worktree, context)
-        text = path.read_bytes().decode(errors="surrogateescape")  # read_text would turn CRLF into LF
+        text, encoding = _decoded(path.read_bytes())  # read_text would turn CRLF into LF
         if isinstance(edit, SetConstant):
-            _write(path, replaced(text, edit.name, edit.value))
+            path.write_bytes(replaced(text, edit.name, edit.value).encode(encoding))
             done.append(f"{edit.name} = {edit.value!r}")
         else:
             if text.count(edit.old) != 1:
@@ -62,13 +65,18 @@ def make(proposal: Proposal, worktree: Path, context: Context) -> str:
                     f"{edit.path}: the text to replace occurs {text.count(edit.old)} times, not once",
                     "autoexp propose --help",
                 )
-            _write(path, text.replace(edit.old, edit.new))
+            path.write_bytes(text.replace(edit.old, edit.new).encode(encoding))
             done.append(f"replaced text in {edit.path}")
     return ", ".join(done)
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_bytes(text.encode(errors="surrogateescape"))
+def _decoded(data: bytes) -> tuple[str, str]:
+    """The text of a source, and its encoding: the one it declares. Raises ProposalError when it is none."""
+    try:
+        encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+        return data.decode(encoding), encoding
+    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
+        raise ProposalError(f"the file is no text: {error}", "autoexp propose --patch FILE") from error
 
 
 def _path_of(edit: SetConstant | Replace, worktree: Path, context: Context) -> Path:
@@ -119,27 +127,35 @@ def _ask(iteration: Iteration, worktree: Path, context: Context) -> str:
 def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Context, summary: str, by: str) -> Applied:
     """Compare the worktree with the base: claims and exit codes prove nothing, the difference does."""
     files = context.settings.files
-    tree, changes = context.repository.changes(worktree, iteration.base, ignore=files.link)
+    tree, changes = context.repository.changes(worktree, iteration.base)
     if not changes:
         return _applied(context, "empty", "nothing was changed", by)
+    # until it is a commit nothing else holds it, and a `git gc` of the user's would take it away
+    context.repository.hold(tree_ref(state.run_id, context.iteration, context.attempt), tree)
     folder = context.paths.attempt(context.iteration, context.attempt)
     write_atomic(folder / PATCH_FILE, context.repository.diff(iteration.base, tree) + "\n")
     refused = [c.path for c in changes if not matches(c.path, files.editable) or matches(c.path, files.frozen)]
     if refused:
         said = f"refused: it changed {', '.join(refused[:5])}, which is not editable"
-        return _applied(context, "refused", said, by, refused=tuple(refused[:50]))
+        return _applied(context, "refused", said, by, refused=_named(refused))
     broken = [c.path for c in changes if c.mode not in REGULAR]
     if broken:
         said = f"refused: {', '.join(broken[:5])} is deleted, or no regular file any more"
-        return _applied(context, "refused", said, by, refused=tuple(broken[:50]))
+        return _applied(context, "refused", said, by, refused=_named(broken))
     source, constants = described(context.repository, tree, files.editable, files.frozen)
     same = next((t.iteration for t in state.trials if t.source == source and t.status == "success"), None)
     if same is not None and iteration.proposer not in PEOPLE:
         return _applied(context, "repeated", f"the same program as iteration {same}", by)
-    changed = tuple(change.path for change in changes)
+    changed = _named([change.path for change in changes])
     return _applied(context, "applied", summary, by, tree=tree, source=source, changed=changed, constants=constants)
+
+
+def _named(paths: list[str]) -> tuple[str, ...]:
+    """The first of them, fit for the journal: a file name may be any bytes."""
+    return tuple(path.encode(errors="surrogateescape").decode(errors="replace") for path in paths[:50])
 
 
 def _applied(context: Context, status: str, summary: str, by: str, **more: object) -> Applied:
     fields = {"iteration": context.iteration, "attempt": context.attempt, "status": status, "by": by}
-    return Applied.model_validate({**fields, "summary": summary[:2000], **more})
+    said = "".join(char if char.isprintable() else " " for char in summary[:2000])  # an agent's words, or git's
+    return Applied.model_validate({**fields, "summary": said, **more})

@@ -6,7 +6,7 @@ from autoexp.runs.events import Committed, Event
 from autoexp.runs.state import RunState
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
-from autoexp.workspace.repository import candidate_ref
+from autoexp.workspace.repository import candidate_ref, tree_ref
 
 
 @hookimpl(trylast=True)
@@ -20,4 +20,5 @@ def autoexp_commit(state: RunState, context: Context) -> Event | None:
     else:
         message = iteration.proposal.commit_description if iteration.proposal else f"iteration {context.iteration}"
         commit = context.repository.commit(iteration.applied.tree, [iteration.base], message, ref)
+        context.repository.run("update-ref", "-d", tree_ref(state.run_id, context.iteration, context.attempt))
     return Committed(iteration=context.iteration, attempt=context.attempt, commit=commit, ref=ref)

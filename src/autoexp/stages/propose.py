@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoexp.errors import PreconditionError, ProposalError
+from autoexp.errors import AgentError, PreconditionError, ProposalError
 from autoexp.runs.events import Event, Proposed
 from autoexp.runs.records import Proposal
 from autoexp.runs.state import RunState
@@ -42,11 +42,18 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
     names = [context.plan.proposer, context.settings.run.fallback]
     if not context.plan.stochastic:
         names = names[1:]
+    failure: AgentError | None = None
     for name in dict.fromkeys(names):
         proposer = pick(context.proposers, name, "proposer")
         question = ""
         for _ in range(NEED_INPUT_TRIES):
-            proposal = proposer.propose(state, context)
+            try:
+                proposal = proposer.propose(state, context)
+            except AgentError as error:
+                # an outage must not end the night; a proposer that is not there at all (PreconditionError) does
+                context.note(f"the proposer {name} failed: {error}", f"failed-{name}-{context.iteration}")
+                failure = error
+                break
             if proposal is None:
                 break
             if proposal.status == "ok":
@@ -59,6 +66,8 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
                 "put the answer into program.md, or propose something yourself (autoexp propose), then: autoexp resume",
             )
         context.log(f"propose: {name} has nothing to propose")
+    if failure is not None:
+        raise failure
     raise PreconditionError(
         f"no proposer has anything left to propose ({', '.join(dict.fromkeys(names))})",
         "autoexp propose --set NAME=VALUE",

@@ -1,4 +1,4 @@
-"""`jsonl`: one line for each decided trial, appended to a file outside the run. Options: path."""
+"""`jsonl`: one line for each decided trial, appended to a file outside the run. Options: path, an absolute one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autoexp.errors import UsageError
 from autoexp.runs.events import Decided, Event
 from autoexp.runs.state import RunState
 from autoexp.spec.markers import hookimpl
@@ -13,8 +14,11 @@ from autoexp.spec.ports import Tracker
 
 
 class JsonLines:
-    def __init__(self, path: str = "trials.jsonl") -> None:
+    def __init__(self, path: str = "~/autoexp-trials.jsonl") -> None:
+        """Raises UsageError for a relative path: it would mean another place for every way to start a run."""
         self.path = Path(path).expanduser()
+        if not self.path.is_absolute():
+            raise UsageError(f"trackers.jsonl.path {path!r} is not absolute", "begin it with ~/ or /")
 
     def track(self, event: Event, state: RunState) -> None:
         """Append the trial that was just decided."""

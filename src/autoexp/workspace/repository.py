@@ -54,6 +54,11 @@ def candidate_ref(run_id: str, iteration: int, attempt: int) -> str:
     return f"{refs(run_id)}/{iteration:04d}-{attempt}"
 
 
+def tree_ref(run_id: str, iteration: int, attempt: int) -> str:
+    """What holds the edited tree of an attempt until it is committed."""
+    return f"{candidate_ref(run_id, iteration, attempt)}-tree"
+
+
 def matches(path: str, globs: Sequence[str]) -> bool:
     """Whether a path is named by one of the globs; a glob that names a folder covers what is in it."""
     return any(fnmatch.fnmatchcase(path, glob) or path.startswith(glob.rstrip("/") + "/") for glob in globs)

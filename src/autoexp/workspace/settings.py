@@ -120,11 +120,16 @@ def load(workspace: Workspace, environ: Mapping[str, str] | None = None) -> Sett
     merged = detect(workspace)
     where, written = _file(workspace)
     _merge(merged, written)
-    _merge(merged, _environment(os.environ if environ is None else environ))
+    named = _environment(os.environ if environ is None else environ)
+    _merge(merged, named)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise _explain(error, where) from error
+        section, key = ([str(part) for part in error.errors()[0]["loc"]] + ["", ""])[:2]
+        if key in named.get(section, {}) or (not key and section in named):
+            variable = f"AUTOEXP_{section}__{key}".upper()
+            raise _explain(error, f"the variable {variable}", f"unset {variable}") from error
+        raise _explain(error, where, f"edit {where}, then try again") from error
 
 
 def filled(text: str, workspace: Workspace) -> str:
@@ -188,12 +193,12 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def _explain(error: ValidationError, where: str) -> UsageError:
+def _explain(error: ValidationError, where: str, hint: str) -> UsageError:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     dotted = ".".join(path)
     if first["type"] != "extra_forbidden":
-        return UsageError(f"{where}: {dotted}: {first['msg']}", f"edit {where}, then try again")
+        return UsageError(f"{where}: {dotted}: {first['msg']}", hint)
     fields: Any = Settings
     for part in path[:-1]:
         fields = fields.model_fields[part].annotation
