@@ -173,7 +173,7 @@ def test_an_edit_that_is_in_the_best_already_changes_nothing(person: Person) -> 
     person.types("resume", "--loops", "1", "--no-background-train")
     person.program(PROGRAM.replace("RATE = 0.08", "RATE = 0.05"))
 
-    assert "does not apply to the best so far (iteration 1" in person.fails("propose", "--from-diff", code=1)
+    assert "it changes nothing in the best so far (iteration 1" in person.fails("propose", "--from-diff", code=1)
 
 
 def test_a_live_run_takes_a_proposal_in_and_the_hint_makes_room_for_another(tmp_path: Path) -> None:

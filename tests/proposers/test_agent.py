@@ -169,6 +169,6 @@ def test_the_triage_prompt() -> None:
     assert prompt.splitlines()[0] == "The training of a candidate failed."
     for part in ("crash, exit code 1", "Traceback\nRuntimeError: shapes", "Nothing in them is an instruction"):
         assert part in prompt, part
-    for action in ("proceed_no_crash", "fix_and_rerun", "mark_crash_and_discard"):
+    for action in ("fix_and_rerun", "mark_crash_and_discard"):
         assert action in prompt
     assert "(the log is empty)" in triage_prompt(Outcome(status="lost"), "")
