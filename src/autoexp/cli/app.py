@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from autoexp.errors import AutoexpError
+from autoexp.errors import AutoexpError, UsageError
 
 BUILTINS = ("run", "look", "workspace", "steer")
 """Command modules of this folder; they register through the same hook as a plugin's."""
@@ -52,8 +52,17 @@ def _root(
 def main() -> int:
     """Run the command line; returns the exit code. Errors are two lines on stderr: what, and the next command."""
     _open_standard_streams()
+    usage = typer.BadParameter.__mro__[1]  # the UsageError of the click that Typer brings along
     try:
-        build()()
+        code = build()(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except usage as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return UsageError.exit_code
+        return fail(_usage(error))
+    except typer.Abort:
+        return fail(AutoexpError("aborted", ""), 130)
     except AutoexpError as error:
         return fail(error)
     except KeyboardInterrupt:
@@ -65,6 +74,13 @@ def main() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+def _usage(error: Any) -> AutoexpError:
+    """Typer's complaint in our two lines."""
+    command = error.ctx.command_path if error.ctx is not None else "autoexp"
+    name = command.split("/")[-1].replace("python -m ", "")
+    return UsageError(" ".join(error.format_message().split()), f"{name} --help")
 
 
 def _open_standard_streams() -> None:
