@@ -52,9 +52,9 @@ def _root(
 def main() -> int:
     """Run the command line; returns the exit code. Errors are two lines on stderr: what, and the next command."""
     _open_standard_streams()
-    usage = typer.BadParameter.__mro__[1]  # the UsageError of the click that Typer brings along
+    usage: Any = typer.BadParameter.__mro__[1]  # the UsageError of the click that Typer brings along
     try:
-        code = build()(standalone_mode=False)
+        code = build()(prog_name="autoexp", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except usage as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -79,8 +79,7 @@ def main() -> int:
 def _usage(error: Any) -> AutoexpError:
     """Typer's complaint in our two lines."""
     command = error.ctx.command_path if error.ctx is not None else "autoexp"
-    name = command.split("/")[-1].replace("python -m ", "")
-    return UsageError(" ".join(error.format_message().split()), f"{name} --help")
+    return UsageError(" ".join(error.format_message().split()), f"{command} --help")
 
 
 def _open_standard_streams() -> None:
