@@ -1,11 +1,18 @@
-"""What a trainer said of itself: report.json, or the summary it printed."""
+"""What a trainer said of itself: report.json, or the summary it printed.
+
+All of it is a stranger's, and what is read here goes into the journal: numbers come out finite, text bounded and fit to
+be encoded, and no content of any file is a reason to raise.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +22,83 @@ from autoexp.workspace.paths import LOG_FILE, METRICS_FILE, REPORT_FILE
 
 TAIL_BYTES = 1 << 20
 """How much of a log's end is searched for the summary: it is the last thing printed."""
+REPORT_BYTES = 4 << 20
+"""A larger report is no report."""
+REASON_CHARACTERS = 2000
+NAME_CHARACTERS = 200
+PATH_CHARACTERS = 4096
+METRICS = 100
+"""How many numbers of a training are kept: the metric, the known ones, then in the order they were written in."""
+KNOWN = (
+    "training_seconds", "total_seconds", "peak_memory_mb", "peak_vram_mb", "mfu_percent", "total_tokens",
+    "total_tokens_M", "num_steps", "num_params", "num_params_M", "depth",
+)  # fmt: skip
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)")
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_NUMBER = re.compile(
+    r"[-+]?(?:(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?|[-+]?(?:nan|inf|infinity)",
+    re.IGNORECASE,
+)
+"""float() reads more than people write (1_0), and less (1,234.5)."""
 
 
 def outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_seconds: float, reason: str) -> Outcome:
-    """How the training in `folder` ended. `status` and `code` are its keeper's words (`spec.ports.Exit`).
+    """How the training in `folder` ended. `status`, `code` and `reason` are its keeper's words (`spec.ports.Exit`).
 
     A success exited with 0 and has a finite metric in its report, or in the last summary it printed. A report that
-    says it failed, or is not finished, is believed over anything printed.
+    says it failed, or is not finished, is believed over anything printed. Never raises.
     """
+    try:
+        return _outcome(folder, metric, status, code, wall_seconds, reason)
+    except Exception as error:  # it would be raised again by every resume: the run could never go on
+        what = words(f"what it reported cannot be read: {type(error).__name__}: {error}", REASON_CHARACTERS)
+        return Outcome(status="crash", reason=what, exit_code=code)
+
+
+def _outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_seconds: float, reason: str) -> Outcome:
     log = tail(folder / LOG_FILE, TAIL_BYTES)
     report = _report(folder / REPORT_FILE)
-    numbers = _numbers(report) if report is not None else printed(log)
+    numbers = _numbers(report) if report is not None else printed(log, metric.name)
     known: dict[str, Any] = {
         "exit_code": code,
-        "metrics": {name: value for name, value in numbers.items() if math.isfinite(value)},
+        "metrics": _kept(numbers, metric.name),
         "memory_gb": round(_first(numbers, "peak_memory_mb", "peak_vram_mb") / 1024, 1),
-        "training_seconds": numbers.get("training_seconds"),
-        "wall_seconds": wall_seconds,
+        "training_seconds": finite(numbers.get("training_seconds")),
+        "wall_seconds": finite(wall_seconds),
     }
-    if status != "exited":
-        ended = status if status in ("timeout", "killed", "lost") else "crash"
-        return Outcome.model_validate({"status": ended, "reason": reason, **known})
     unfinished = report is not None and report.get("status") not in (None, "ok")
-    if code != 0 or unfinished:
-        checkpoint = report.get("checkpoint") if report and report.get("phase") == "evaluate" else None
-        if not (isinstance(checkpoint, str) and Path(checkpoint).is_file()):
-            checkpoint = None
-        said = str(report.get("reason") or "") if report else ""
-        return Outcome(status="crash", reason=said or _last_line(log, code), checkpoint=checkpoint, **known)
-    value = numbers.get(metric.name)
-    if value is None:
+    if status == "exited" and code == 0 and not unfinished:
+        value = numbers.get(metric.name)
+        if value is not None and math.isfinite(value):
+            return Outcome(status="success", metric=value, **known)
         where = "its report" if report is not None else "what it printed"
-        return Outcome(status="crash", reason=f"no {metric.name} in {where}", **known)
-    if not math.isfinite(value):
-        return Outcome(status="crash", reason=f"{metric.name} is {value}", **known)
-    return Outcome(status="success", metric=value, **known)
+        what = f"no {metric.name} in {where}" if value is None else f"{metric.name} is {value}"
+        return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
+    # the training is done, however its evaluation ended
+    known["checkpoint"] = _checkpoint(report) if report and report.get("phase") == "evaluate" else None
+    if status == "exited":
+        said = report.get("reason") if report else None
+        if not (isinstance(said, str) and said.strip()):
+            ended_by_keeper = reason and (code is None or code < 0)
+            said = "" if ended_by_keeper else _last_line(log, code)
+        reason = "; ".join(each for each in (reason, said) if each)
+    ended = status if status in ("timeout", "killed", "lost") else "crash"
+    return Outcome.model_validate({"status": ended, "reason": words(reason, REASON_CHARACTERS), **known})
 
 
-def printed(log: str) -> dict[str, float]:
-    """The `key: value` lines with a number; of lines with the same key the last one counts."""
+def printed(log: str, metric: str = "") -> dict[str, float]:
+    """The lines that are a name, `:` or `=`, and a number, and nothing else; of lines with one name the last counts.
+
+    A name is one word, or `metric`, which may be anything. A line is also what was drawn over another one.
+    """
+    name = r"[A-Za-z_]\w*"
+    if metric.strip():
+        name = f"{re.escape(metric.strip())}|{name}"
     found = {}
-    for name, text in re.findall(r"^[ \t]*([A-Za-z_]\w*)[ \t]*[:=][ \t]*(\S+)[ \t]*\r?$", log, re.MULTILINE):
-        try:
-            found[name] = float(text.replace(",", ""))
-        except ValueError:
-            continue
+    lines = _ANSI.sub("", log).replace("\r", "\n")
+    for key, text in re.findall(rf"^[ \t]*({name})[ \t]*[:=][ \t]*(\S+)[ \t]*$", lines, re.MULTILINE):
+        if _NUMBER.fullmatch(text):
+            found[key] = float(text.replace(",", ""))
     return found
 
 
@@ -68,30 +107,78 @@ def progress(folder: Path) -> dict[str, Any]:
     for line in reversed(tail(folder / METRICS_FILE, 4096).splitlines()):
         try:
             fields = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(fields, dict):
-            return fields
+            numbers = {name: value for name, value in fields.items() if finite(value) is not None}
+            return {**numbers, **{k: words(v, NAME_CHARACTERS) for k, v in fields.items() if isinstance(v, str)}}
     return {}
 
 
-def _report(path: Path) -> dict[str, Any] | None:
+def finite(value: object) -> float | None:
+    """A stranger's number as a float; None when it is none, or is not finite."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
     try:
-        fields = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def words(text: str, limit: int) -> str:
+    """A stranger's text, fit to be encoded and shown: no escapes, control characters or lone surrogates, and an end."""
+    text = _UNFIT.sub("\ufffd", _ANSI.sub("", text[: 8 * limit].replace("\r\n", "\n"))).strip()
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _report(path: Path) -> dict[str, Any] | None:
+    """The report, None when there is none that can be read. Its integers come as floats: they may have any length."""
+    try:
+        with open(path, "rb", opener=_opened) as file:
+            raw = file.read(REPORT_BYTES + 1)
+        fields = json.loads(raw, parse_int=float) if len(raw) <= REPORT_BYTES else None
+    except (OSError, ValueError, RecursionError, MemoryError):
         return None
     return fields if isinstance(fields, dict) else None
 
 
+def _opened(path: str, flags: int) -> int:
+    """Open what is there, and wait for nobody: the trainer may have left a pipe in the file's place."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no file")
+    return descriptor
+
+
 def _numbers(report: dict[str, Any]) -> dict[str, float]:
+    """Those that are not finite too: that one is there and is no number says more than that there is none."""
     nested = report.get("metrics")
     flat = {**report, **(nested if isinstance(nested, dict) else {})}
-    return {name: float(v) for name, v in flat.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {name: value for name, value in flat.items() if isinstance(value, float)}
+
+
+def _kept(numbers: dict[str, float], metric: str) -> dict[str, float]:
+    names: Iterable[str] = dict.fromkeys([metric, *KNOWN, *numbers])
+    chosen = [name for name in names if finite(numbers.get(name)) is not None][:METRICS]
+    return {words(name, NAME_CHARACTERS): numbers[name] for name in chosen}
 
 
 def _first(numbers: dict[str, float], *names: str) -> float:
-    values = [numbers[name] for name in names if name in numbers and math.isfinite(numbers[name])]
+    values = [numbers[name] for name in names if finite(numbers.get(name)) is not None]
     return values[0] if values else 0.0
+
+
+def _checkpoint(report: dict[str, Any]) -> str | None:
+    """The path of a checkpoint that is there."""
+    path = report.get("checkpoint")
+    if not isinstance(path, str) or not path or words(path, PATH_CHARACTERS) != path:
+        return None
+    try:
+        return path if Path(path).is_file() else None
+    except OSError:  # a name that is too long
+        return None
 
 
 def _last_line(log: str, code: int | None) -> str:
@@ -102,5 +189,5 @@ def _last_line(log: str, code: int | None) -> str:
         except ValueError:
             name = f"signal {-code}"
         return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    last = "".join(char for char in lines[-1] if char.isprintable())[-300:] if lines else "it printed nothing"
-    return f"exit code {code}: {last}"
+    last = _ANSI.sub("", lines[-1]) if lines else "it printed nothing"
+    return f"exit code {code}: {''.join(char for char in last if char.isprintable())[-300:]}"
