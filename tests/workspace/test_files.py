@@ -19,6 +19,14 @@ def test_it_writes_text_and_bytes_into_folders_that_do_not_exist_yet(tmp_path: P
     assert (tmp_path / "bytes").read_bytes() == b"\x00\xff"
 
 
+def test_bytes_that_were_no_text_come_back_and_no_text_is_refused(tmp_path: Path) -> None:
+    latin = b"# caf\xe9\n"
+    write_atomic(tmp_path / "latin", latin.decode(errors="surrogateescape"))
+    assert (tmp_path / "latin").read_bytes() == latin
+    write_atomic(tmp_path / "lone", "a\ud800\udfffb")
+    assert (tmp_path / "lone").read_text() == "a\ufffd\ufffdb"
+
+
 def test_a_reader_sees_the_old_or_the_new_file_and_never_a_part(tmp_path: Path) -> None:
     path = tmp_path / "file"
     contents = [b"a" * 300_000, b"b" * 200_000]
@@ -85,3 +93,8 @@ def test_the_end_of_a_file_is_text_whatever_is_in_it(tmp_path: Path, content: by
     (tmp_path / "log").write_bytes(content)
     assert tail(tmp_path / "log", size) == said
     assert tail(tmp_path / "none", size) == ""
+
+
+def test_a_pipe_in_a_files_place_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert tail(tmp_path / "pipe", 10) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from autoexp.errors import AutoexpError, DiskFullError
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Replace `path` in one step, by a temporary file beside it and a rename.
+    """Replace `path` in one step, by a temporary file beside it and a rename. Text is written as `encoded` says.
 
     Raises DiskFullError, or AutoexpError with the system's reason. The old file is then as it was.
     """
-    raw = data.encode() if isinstance(data, str) else data
+    raw = encoded(data) if isinstance(data, str) else data
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +33,12 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         raise explained(error, path) from error
 
 
+def encoded(text: str) -> bytes:
+    """UTF-8; the bytes that were none when they were read come back as they were. No text is refused."""
+    text = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", text)  # these surrogates stand for no byte
+    return text.encode(errors="surrogateescape")
+
+
 def explained(error: OSError, path: Path) -> AutoexpError:
     """The error that a person reads for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -42,7 +49,8 @@ def explained(error: OSError, path: Path) -> AutoexpError:
 def tail(path: Path, size: int) -> str:
     """The last `size` bytes of a file as text; undecodable bytes are replaced, NULs dropped. '' if it is missing."""
     try:
-        with path.open("rb") as file:
+        # a pipe in the file's place would keep whoever opens it waiting
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - size))
             return file.read(size).decode(errors="replace").replace("\x00", "")
