@@ -127,3 +127,41 @@ def test_literal_refuses_what_would_take_for_ever() -> None:
     import ast
 
     assert literal(ast.parse("9**9**9", mode="eval").body) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r'A = "\ud800"', r'A = "\udcff"', "A = 0x" + "f" * 33, "A = 0x" + "f" * 5000, "A = " + "9" * 5000,
+        "A = 4294967295**64", "A = " + "+".join(["1"] * 50_000), "A = " + "not " * 5000 + "1",
+        "A = " + "-" * 2000 + "1", "A = " + "*".join(["2"] * 2000),
+    ],
+    ids=lambda line: line[:20],
+)  # fmt: skip
+def test_what_no_journal_could_hold_is_no_constant(line: str) -> None:
+    assert values(line) == {}
+
+
+@pytest.mark.parametrize("source", ["-" * 200_000 + "1", "A = " + "(" * 200_000, "f" + "()" * 50_000, "[" * 200_000])
+def test_a_program_that_is_nested_too_deeply_has_no_constants(source: str) -> None:
+    assert declared(source) == {}
+
+
+def test_a_deep_expression_does_not_hide_the_constants_beside_it() -> None:
+    assert values("A = 1\nx = " + ".y".join(["z"] * 900) + "\nB = -1\n") == {"A": 1, "B": -1}
+
+
+@pytest.mark.parametrize("comment", ["# {" + "(" * 50_000 + "}", "# [" + "-" * 50_000 + "1, 2]"])
+def test_a_comment_that_is_nested_too_deeply_is_no_range(comment: str) -> None:
+    constant = declared(f"A = 1  {comment}")["A"]
+
+    assert (constant.low, constant.choices) == (None, None)
+
+
+def test_literal_refuses_a_number_of_thousands_of_signs() -> None:
+    import ast
+
+    node: ast.expr = ast.Constant(1)
+    for _ in range(5000):
+        node = ast.UnaryOp(ast.USub(), node)
+    assert literal(node) is None

@@ -22,6 +22,7 @@ from autoexp.errors import ProposalError
 from autoexp.runs.records import Constant
 
 _RANGE = re.compile(r"#\s*\[([^\[\],]+),([^\[\],]+)\]\s*(log)?")
+_INTEGER_BITS = 128
 _CHOICES = re.compile(r"#\s*\{(.*)\}")
 
 
@@ -43,14 +44,30 @@ class Declared:
 
 
 def literal(node: ast.expr) -> Constant | None:
-    """The value of a number, string or bool, of a signed number, of a product or of a power of integers; else None."""
+    """The value of a number, string or bool, of a signed number, of a product or of a power of integers; else None.
+
+    None also for what no journal or search could hold: text that is no Unicode, integers of more than 128 bits, a
+    number of hundreds of signs.
+    """
+    try:
+        value = _literal(node)
+    except (RecursionError, MemoryError, ValueError):
+        return None
+    if isinstance(value, str):
+        return None if re.search("[\ud800-\udfff]", value) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return None if value is None or value.bit_length() > _INTEGER_BITS else value
+
+
+def _literal(node: ast.expr) -> Constant | None:
     if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str):
-        return None if isinstance(node.value, float) and not math.isfinite(node.value) else node.value
+        return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = literal(node.operand)
+        value = _literal(node.operand)
         return -value if isinstance(value, int | float) and not isinstance(value, bool) else None
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.Mult):
-        left, right = literal(node.left), literal(node.right)
+        left, right = _literal(node.left), _literal(node.right)
         if isinstance(left, int) and isinstance(right, int) and abs(left) < 1 << 32 and 0 <= right < 1 << 32:
             if isinstance(node.op, ast.Mult):
                 return left * right
@@ -68,7 +85,7 @@ def declared(source: str) -> dict[str, Declared]:
             for token in tokenize.generate_tokens(io.StringIO(text, newline=None).readline)
             if token.type == tokenize.COMMENT
         }
-    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError, MemoryError):
         return {}
     lines = _lines(text)
     times = Counter(_assigned(tree))
@@ -110,6 +127,23 @@ def replaced(source: str, name: str, value: Constant) -> str:
     return "".join(lines)
 
 
+def changed(old: str, new: str) -> dict[str, Constant]:
+    """The constants whose values alone turn `old` into `new`; {} when anything else differs, or nothing does."""
+    before, after = declared(old), declared(new)
+    if before.keys() != after.keys() or _masked(old, before) != _masked(new, after):
+        return {}
+    return {name: after[name].value for name in before if after[name].value != before[name].value}
+
+
+def _masked(source: str, constants: dict[str, Declared]) -> str:
+    """The source without the constants' values."""
+    lines = source.rstrip("\n").split("\n")
+    for constant in constants.values():
+        row = lines[constant.line - 1]
+        lines[constant.line - 1] = row[: constant.start] + row[constant.end :]
+    return "\n".join(lines)
+
+
 def written(value: Constant) -> str:
     """A literal as a person would write it: large powers of two as 2**n, floats without noise."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 4096 and value & (value - 1) == 0:
@@ -124,12 +158,14 @@ def _lines(source: str) -> list[str]:
 
 def _assigned(node: ast.AST) -> Iterator[str]:
     """Every name that the module itself binds, as often as it does so. Functions and classes have their own."""
-    for child in ast.iter_child_nodes(node):
+    ahead = list(ast.iter_child_nodes(node))
+    while ahead:  # no recursion: an expression may be nested deeper than Python's stack
+        child = ahead.pop()
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
             continue
         if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store | ast.Del):
             yield child.id
-        yield from _assigned(child)
+        ahead += ast.iter_child_nodes(child)
 
 
 def _alike(a: Constant, b: Constant) -> bool:
@@ -158,7 +194,7 @@ def _space(comment: str, value: Constant) -> tuple[float | None, float | None, b
     elif match := _CHOICES.match(comment):
         try:
             body = ast.parse(f"[{match[1]}]", mode="eval").body
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None, None, False, None
         values = [literal(item) for item in body.elts] if isinstance(body, ast.List) else []
         choices = tuple(dict.fromkeys(item for item in values if item is not None and _alike(item, value)))
@@ -170,5 +206,5 @@ def _space(comment: str, value: Constant) -> tuple[float | None, float | None, b
 def _parsed(text: str) -> Constant | None:
     try:
         return literal(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
