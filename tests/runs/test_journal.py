@@ -14,7 +14,7 @@ import pytest
 
 from autoexp.errors import DiskFullError, JournalError
 from autoexp.runs import journal
-from autoexp.runs.events import FORMAT, Noted, RunCreated, SetupDone
+from autoexp.runs.events import FORMAT, Noted, RunCreated, SessionClosed, SetupDone
 from autoexp.runs.journal import Journal, read
 from autoexp.runs.records import Metric
 from autoexp.runs.state import replay
@@ -39,6 +39,19 @@ def test_what_is_appended_is_read_back_in_order(path: Path) -> None:
         assert open_journal.size == path.stat().st_size
     open_journal.close()
     assert read(path) == [CREATED, *events]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a \udcff\n\x00b", "\udfff\ud83d"])
+def test_no_text_of_an_event_keeps_it_out_of_the_journal(path: Path, text: str) -> None:
+    """It would do so again on every resume, and the run could never go on."""
+    open_journal = Journal(path)
+    open_journal.append(Noted(text=text))
+    open_journal.append(SessionClosed(reason="error", detail=text, hint=text))
+    open_journal.close()
+    _, noted, closed = read(path)
+    told = "".join("?" if "\ud800" <= char <= "\udfff" else char for char in text)
+    assert isinstance(noted, Noted) and noted.text == told
+    assert isinstance(closed, SessionClosed) and closed.detail == told
 
 
 def test_an_event_is_on_the_disk_when_append_returns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,12 @@ from autoexp.runs.events import ADAPTER, FORMAT, Event
 
 
 def encode(event: Event) -> bytes:
-    """One line, newline included."""
-    return event.model_dump_json(exclude_defaults=False).encode() + b"\n"
+    """One line, newline included. Lone surrogates, which UTF-8 has no bytes for, become question marks."""
+    try:
+        line = event.model_dump_json().encode()
+    except ValueError:  # an event that cannot be written would stop the run here on every resume
+        line = json.dumps(event.model_dump(mode="json"), ensure_ascii=False).encode(errors="replace")
+    return line + b"\n"
 
 
 def decode(line: bytes, path: Path, number: int) -> Event:
