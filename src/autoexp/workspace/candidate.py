@@ -23,8 +23,12 @@ def described(
     """(sha256 over the editable files with their names, the ALL_CAPS constants in them; the first file wins)."""
     digest = hashlib.sha256()
     constants: dict[str, Constant] = {}
-    for path in editable_files(repository, commit, editable, frozen):
-        text = repository.show(commit, path) or ""
+    blobs = {
+        path: blob
+        for path, blob in repository.blobs(commit).items()
+        if matches(path, editable) and not matches(path, frozen)
+    }
+    for path, text in zip(blobs, repository.texts(list(blobs.values())), strict=True):
         digest.update(f"{path}\0{len(text)}\0{text}".encode(errors="replace"))
         for name, constant in declared(text).items():
             constants.setdefault(name, constant.value)

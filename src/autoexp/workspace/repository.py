@@ -6,12 +6,14 @@ so that a worktree whose `.git` file was deleted can never be mistaken for the c
 
 from __future__ import annotations
 
-import fnmatch
+import hashlib
 import os
+import posixpath
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,11 +32,17 @@ NOBODY = {"GIT_AUTHOR_NAME": "autoexp", "GIT_COMMITTER_NAME": "autoexp"} | {
 _INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 MESSAGE_LIMIT = 10_000
 """Characters of a commit message: it is an argument of a command, and those have limits."""
+_OWN = ("-c", "core.hooksPath=/dev/null")
+"""No hook of the user's sees what is done here: hooks are written for the user's checkout and for their own commits."""
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
 """No look at the checkout may refresh the user's index, no command may wait for an answer, messages are in English."""
-_PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3")
+PLAIN_DIFF = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3")
 """A diff as `git apply` reads it, whatever the user's configuration says of diffs."""
+_ABSOLUTE = ("-c", "worktree.useRelativePaths=false")
+"""A worktree and its repository name each other in full, as `_worktree_env` compares them."""
 REGULAR = ("100644", "100755")
+_SAME_NAMES = re.compile(r"^(?:diff --git (.+) \1|--- (?!/dev/null)(.+?)(?:\t.*)?\n\+\+\+ \2(?:\t.*)?)$", re.MULTILINE)
+"""Both sides of a diff have one name: it was made under `diff.noprefix`."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,35 @@ def tree_ref(run_id: str, iteration: int, attempt: int) -> str:
 
 
 def matches(path: str, globs: Sequence[str]) -> bool:
-    """Whether a path is named by one of the globs; a glob that names a folder covers what is in it."""
-    return any(fnmatch.fnmatchcase(path, glob) or path.startswith(glob.rstrip("/") + "/") for glob in globs)
+    """Whether a path is named by one of the globs; a glob that names a folder covers what is in it.
+
+    `*` and `?` stay within one folder, `**/` is any number of folders.
+    """
+    return any(_pattern(glob).fullmatch(path) is not None for glob in globs)
+
+
+@cache
+def _pattern(glob: str) -> re.Pattern[str]:
+    glob = posixpath.normpath(glob)
+    if glob == ".":
+        return re.compile(".*", re.DOTALL)
+    words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^]/]*\])", glob)
+    # every second part is a wildcard
+    said = [_wildcard(part, words) if place % 2 else re.escape(part) for place, part in enumerate(parts)]
+    return re.compile("".join(said) + "(?:/.*)?", re.DOTALL)
+
+
+def _wildcard(part: str, words: Mapping[str, str]) -> str:
+    if part in words:
+        return words[part]
+    letters = part[1:-1].replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace("&", "\\&")
+    try:
+        said = f"[^/{letters[1:]}]" if letters.startswith("!") else f"(?!/)[{letters.replace('^', chr(92) + '^')}]"
+        re.compile(said)
+    except re.error:  # `[z-a]`: no range, so it is taken word for word
+        return re.escape(part)
+    return said
 
 
 class Repository:
@@ -74,20 +109,40 @@ class Repository:
         self.root = workspace.root
         # Git() would expand `$NAME` in its folder, and run in the process's own when that is not there: -C says where
         self._git = Git("/")
-        self.common = Path(self.run("rev-parse", "--path-format=absolute", "--git-common-dir"))
+        try:
+            self.common = Path(self.run("rev-parse", "--path-format=absolute", "--git-common-dir"))
+        except RepositoryError as error:
+            said = str(error).removeprefix("git rev-parse failed: ").partition("\n")[0]
+            raise PreconditionError(f"{self.root} is no git repository: {said}", f"git init {self.root}") from error
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def run(self, *args: str, env: Mapping[str, str] | None = None, at: Path | None = None) -> str:
-        """The output of a git command. Raises RepositoryError with git's own words."""
-        command = ["git", "-C", str(at or self.root), *args]
+        """The output of a git command, less a newline at its end. Raises RepositoryError with git's own words."""
+        said = self._raw(*args, env=env, at=at)
+        return said.removesuffix(b"\n").decode(errors="surrogateescape")
+
+    def _raw(
+        self, *args: str, env: Mapping[str, str] | None = None, at: Path | None = None, feed: bytes = b""
+    ) -> bytes:
+        """The output of a git command to which `feed` is typed."""
+        command = ["git", *_OWN, "-C", str(at or self.root), *args]
+        environ = {**_QUIET, **(env or {})}
         try:
-            return str(self._git.execute(command, env={**_QUIET, **(env or {})}, strip_newline_in_stdout=True))
+            with tempfile.TemporaryFile() if feed else nullcontext() as typed:
+                if typed is not None:
+                    typed.write(feed)
+                    typed.seek(0)
+                said = self._git.execute(
+                    command, istream=typed, env=environ, stdout_as_string=False, strip_newline_in_stdout=False
+                )
         except GitCommandNotFound as error:
             raise PreconditionError("git is not on PATH", "install git, then: autoexp doctor") from error
         except CommandError as error:
-            said = str(error.stderr).strip().removeprefix("stderr: ").strip("' \n")
-            raise RepositoryError(f"git {args[0]} failed: {said or error.status}", "autoexp doctor") from error
+            words = str(error.stderr).strip().removeprefix("stderr: ").strip("' \n")
+            raise RepositoryError(f"git {args[0]} failed: {words or error.status}", "autoexp doctor") from error
+        assert isinstance(said, bytes)
+        return said
 
     def _try(self, *args: str, env: Mapping[str, str] | None = None) -> str | None:
         try:
@@ -112,14 +167,40 @@ class Repository:
 
     def files(self, commit: str) -> list[str]:
         """All paths of a commit."""
-        return [path for path in self.run("ls-tree", "-r", "-z", "--name-only", commit).split("\0") if path]
+        return list(self.blobs(commit))
+
+    def blobs(self, commit: str) -> dict[str, str]:
+        """All paths of a commit, with the names of their blobs."""
+        lines = (line.split("\t", 1) for line in self.run("ls-tree", "-r", "-z", commit).split("\0") if line)
+        return {path: entry.split()[2] for entry, path in lines}
+
+    def texts(self, blobs: Sequence[str]) -> list[str]:
+        """The texts of blobs, as `show` gives them, by one process for all; '' for one that is not there."""
+        raw = self._raw("cat-file", "--batch", feed="".join(f"{blob}\n" for blob in blobs).encode()) if blobs else b""
+        found, place = [], 0
+        for _ in blobs:
+            end = raw.index(b"\n", place)
+            words = raw[place:end].split()
+            place = end + 1
+            if words[-1] == b"missing":  # a submodule's commit
+                found.append("")
+                continue
+            size = int(words[2])
+            found.append(raw[place : place + size].removesuffix(b"\n").decode(errors="surrogateescape"))
+            place += size + 1
+        return found
+
+    def run_ids(self) -> set[str]:
+        """The runs that have refs here. All worktrees of the user's share one repository, and so these."""
+        named = self.run("for-each-ref", "--format=%(refname)", "refs/autoexp/").split("\n")
+        return {name.split("/")[2] for name in named if name}
 
     def diff(self, base: str, commit: str) -> str:
-        return self.run("diff", *_PLAIN, base, commit)
+        return self.run("diff", *PLAIN_DIFF, base, commit)
 
     def uncommitted(self, paths: Sequence[str]) -> str:
         """The user's uncommitted edits of these paths, as a patch."""
-        text = self.run("diff", *_PLAIN, "HEAD", "--", *paths)
+        text = self.run("diff", *PLAIN_DIFF, "HEAD", "--", *paths)
         return text + "\n" if text else ""
 
     def is_ancestor(self, older: str, newer: str) -> bool:
@@ -150,10 +231,7 @@ class Repository:
         except RepositoryError:
             self.remove_worktree(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            # no hooks of the user's (post-checkout): they are written for the user's checkout
-            self.run(
-                "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--force", "--detach", str(path), commit
-            )
+            self.run(*_ABSOLUTE, "worktree", "add", "--quiet", "--force", "--detach", str(path), commit)
         for name in link:
             target = self.root / name
             if target.exists() and not (path / name).exists():
@@ -161,10 +239,16 @@ class Repository:
                 (path / name).symlink_to(target)
 
     def remove_worktree(self, path: Path) -> None:
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
+        """Remove whatever is there, read-only folders too. Raises RepositoryError that names what stays."""
+        try:
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif path.exists():
+                _remove(path)
+        except OSError as error:
+            raise RepositoryError(
+                f"cannot remove {path}: {error.filename}: {error.strerror}", f"rm -r {path}, then: autoexp resume"
+            ) from error
         self.run("worktree", "prune")
 
     def _worktree_env(self, path: Path) -> dict[str, str] | None:
@@ -178,26 +262,80 @@ class Repository:
             return None
         if any(folder.glob("*.lock")):
             return None
-        return {"GIT_DIR": str(folder), "GIT_WORK_TREE": str(path), "GIT_CONFIG_COUNT": "1"} | {
-            "GIT_CONFIG_KEY_0": "core.hooksPath",
-            "GIT_CONFIG_VALUE_0": "/dev/null",
-        }
+        try:  # it may be another's: a worktree of the user's has its HEAD and its index in there
+            back = Path((folder / "gitdir").read_text().removesuffix("\n"))
+        except (OSError, UnicodeDecodeError):
+            return None
+        if back != path / ".git" and back != path.parent.resolve() / path.name / ".git":
+            return None
+        return {"GIT_DIR": str(folder), "GIT_WORK_TREE": str(path)}
 
     # -- candidates -----------------------------------------------------------------------------------------------
 
     def changes(self, path: Path, base: str, ignore: Sequence[str] = ()) -> tuple[str, list[Change]]:
         """What differs between `base` and the files of a worktree, committed or not: (tree, changes).
 
-        The tree holds every change. Files that .gitignore names do not count.
+        The tree holds every change. Files that .gitignore names do not count, nor do those that nobody touched but
+        that git would store otherwise than they are (un-normalised line ends, filters).
         """
         with self._index(path) as env:
             self.run("read-tree", base, env=env, at=path)
             excluded = [f":(exclude,top,literal){name}" for name in ignore]
-            self.run("add", "--all", "--", ":/", *excluded, env=env, at=path)
-            raw = self.run("diff-index", "--cached", "--no-renames", "-z", base, env=env, at=path)
+            self.run("-c", "core.safecrlf=false", "add", "--all", "--", ":/", *excluded, env=env, at=path)
+            raw = self._differing(base, env, path)
+            same = self._untouched(path, base, raw)
+            if same:
+                lines = "".join(f"{mode} {blob}\t{name}\0" for name, (mode, _, blob, _) in raw.items() if name in same)
+                feed = lines.encode(errors="surrogateescape")
+                self._raw("update-index", "-z", "--index-info", env=env, at=path, feed=feed)
             tree = self.run("write-tree", env=env, at=path)
+        return tree, [Change(name, mode) for name, (_, mode, _, _) in raw.items() if name not in same]
+
+    def staged(self, base: str, env: Mapping[str, str]) -> list[Change]:
+        """What differs between `base` and an index that `env` names."""
+        return [Change(name, mode) for name, (_, mode, _, _) in self._differing(base, env, None).items()]
+
+    def _differing(self, base: str, env: Mapping[str, str], at: Path | None) -> dict[str, tuple[str, str, str, str]]:
+        """path: (mode, mode now, blob, blob now) of what differs between `base` and the index."""
+        raw = self.run("diff-index", "--cached", "--no-renames", "-z", base, env=env, at=at)
         fields = [field for field in raw.split("\0") if field]
-        return tree, [Change(name, entry.split()[1]) for entry, name in zip(fields[::2], fields[1::2], strict=True)]
+        found = {}
+        for entry, name in zip(fields[::2], fields[1::2], strict=True):
+            before, after, old, new, _ = entry.removeprefix(":").split()
+            found[name] = (before, after, old, new)
+        return found
+
+    def _untouched(self, path: Path, base: str, raw: Mapping[str, tuple[str, str, str, str]]) -> set[str]:
+        """Those of the paths that differ whose files are, byte for byte, what a checkout of `base` would make."""
+        same, unsure = set(), []
+        for name, (before, after, old, new) in raw.items():
+            if before != after or after not in REGULAR:
+                continue
+            try:
+                data = (path / name).read_bytes()
+            except OSError:
+                continue
+            blob = _blob(data, old)
+            if blob == old:
+                same.add(name)
+            elif blob != new or self._one_way():  # else nothing is converted, and it is as different as it looks
+                unsure.append((name, data))
+        if unsure:
+            with tempfile.TemporaryDirectory(prefix="autoexp-pristine-") as folder, self._index(path) as env:
+                env["GIT_WORK_TREE"] = folder
+                self.run("read-tree", base, env=env, at=Path(folder))
+                feed = "".join(f"{name}\0" for name, _ in unsure).encode(errors="surrogateescape")
+                self._raw("checkout-index", "--quiet", "-z", "--stdin", env=env, at=Path(folder), feed=feed)
+                same |= {name for name, data in unsure if (Path(folder) / name).read_bytes() == data}
+        return same
+
+    @cache  # noqa: B019 - a repository lives as long as its session
+    def _one_way(self) -> bool:
+        """Whether a filter is configured that changes files as they are checked out, and not back."""
+        found = (self._try("config", "--name-only", "--get-regexp", r"^filter\.") or "").split("\n")
+        parts = [name.rpartition(".") for name in found]
+        back = {name for name, _, kind in parts if kind in ("clean", "process")}
+        return any(kind == "smudge" and name not in back for name, _, kind in parts)
 
     def apply_patch(self, path: Path, diff: str) -> None:
         """Apply a unified diff to the files of a worktree, wholly or not at all.
@@ -207,13 +345,26 @@ class Repository:
         env = self._worktree_env(path)
         if env is None:
             raise RepositoryError(f"{path} is not a worktree of this run", "autoexp resume")
+        self.patch(diff, env, path)
+
+    def patch(self, diff: str, env: Mapping[str, str], at: Path | None = None, cached: bool = False) -> None:
+        """Apply a unified diff to the worktree that `env` names, or to its index. Raises as `apply_patch`."""
+        flags = ["--whitespace=nowarn", *(["--cached"] if cached else [])]
+        tries = [["-p0"], []] if _SAME_NAMES.search(diff) else [[]]
+        first = None
         with tempfile.NamedTemporaryFile(suffix=".diff") as file:
             file.write(diff.encode() if diff.endswith("\n") else diff.encode() + b"\n")
             file.flush()
-            try:
-                self.run("apply", "--whitespace=nowarn", file.name, env=env, at=path)
-            except RepositoryError:  # agents count lines badly; but counting anew takes `--- next/file` for a line
-                self.run("apply", "--whitespace=nowarn", "--recount", file.name, env=env, at=path)
+            # agents count lines badly; but counting anew takes `--- next/file` for a line, so it comes last
+            for more in (*tries, *([*strip, "--recount"] for strip in tries)):
+                try:
+                    self.run("apply", *flags, *more, file.name, env=env, at=at)
+                except RepositoryError as error:
+                    first = first or error
+                else:
+                    return
+        assert first is not None
+        raise first
 
     def commit(self, tree: str, parents: Sequence[str], message: str, ref: str) -> str:
         """A commit of `tree`, held by `ref`. The same one again when the ref already holds it.
@@ -261,11 +412,13 @@ class Repository:
     def exclude(self, patterns: Sequence[str]) -> None:
         """Have git ignore the run's own files, through .git/info/exclude: nothing of the user's is edited."""
         file = self.common / "info" / "exclude"
-        lines = file.read_text().splitlines() if file.exists() else []
-        missing = [pattern for pattern in patterns if pattern not in lines]
+        known = file.read_bytes() if file.exists() else b""  # in any encoding
+        missing = [pattern for pattern in patterns if pattern.encode() not in known.splitlines()]
         if missing:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("\n".join([*lines, *missing]) + "\n")
+            with file.open("ab") as end:  # one write at its end: somebody else may be writing too
+                start = "" if known.endswith(b"\n") or not known else "\n"
+                end.write((start + "".join(f"{pattern}\n" for pattern in missing)).encode())
 
     @contextmanager
     def _index(self, path: Path) -> Iterator[dict[str, str]]:
@@ -275,3 +428,23 @@ class Repository:
             raise RepositoryError(f"{path} is not a worktree of this run", "autoexp resume")
         with tempfile.TemporaryDirectory(prefix="autoexp-index-") as folder:
             yield {**env, "GIT_INDEX_FILE": str(Path(folder) / "index")}
+
+
+def _blob(data: bytes, like: str) -> str:
+    """The name that git gives these bytes, by the hash that `like` is made with."""
+    made = hashlib.sha256() if len(like) == 64 else hashlib.sha1(usedforsecurity=False)
+    made.update(b"blob %d\0" % len(data) + data)
+    return made.hexdigest()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a tree. A trainer may have left folders that nobody may write to, or list: they are opened first."""
+    try:
+        shutil.rmtree(folder)
+    except OSError:
+        folder.chmod(0o700)
+        for place, folders, _ in os.walk(folder):
+            for name in folders:
+                if not (Path(place) / name).is_symlink():
+                    (Path(place) / name).chmod(0o700)
+        shutil.rmtree(folder)
