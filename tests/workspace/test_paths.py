@@ -14,6 +14,7 @@ from autoexp.runs.events import RunCreated
 from autoexp.runs.records import Metric
 from autoexp.workspace import paths as module
 from autoexp.workspace.paths import Workspace, cache_dir, default_branch, find_workspace
+from autoexp.workspace.repository import Repository
 
 
 def create(workspace: Workspace, run_id: str, at: float) -> None:
@@ -37,6 +38,23 @@ def test_a_worktree_of_the_user_is_a_workspace_of_its_own(workspace: Workspace, 
     assert find_workspace(tmp_path / "other") == Workspace(tmp_path / "other")
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_worktree_of_a_run_is_no_workspace(workspace: Workspace, tmp_path: Path, linked: bool) -> None:
+    """A run in there would be wiped by the next candidate of the one around it."""
+    if linked:
+        (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+        (workspace.root / "workflows").symlink_to(tmp_path / "elsewhere" / "deep")
+    create(workspace, "r", at=1.0)
+    tree = workspace.run("r").worktree(0)
+    Repository(workspace).checkout(tree, "HEAD")
+    (tree / "sub").mkdir()
+    for inside in (tree, tree / "sub"):
+        with pytest.raises(PreconditionError, match=f"the workspace is {workspace.root}$") as caught:
+            find_workspace(inside)
+        assert caught.value.hint == f"cd {workspace.root}"
+    assert find_workspace(workspace.root) == workspace
+
+
 def test_outside_of_git_the_way_in_is_told(tmp_path: Path) -> None:
     with pytest.raises(PreconditionError, match="not in a git repository") as caught:
         find_workspace(tmp_path)
@@ -48,7 +66,9 @@ def test_a_run_id_is_a_plain_name(workspace: Workspace, run_id: str) -> None:
     assert workspace.run(run_id).folder == workspace.runs / run_id
 
 
-@pytest.mark.parametrize("run_id", ["", "..", ".hidden", "a/b", "-x", "a b", "ü", "a\n", "9" * 101, "../../etc"])
+@pytest.mark.parametrize(
+    "run_id", ["", "..", ".hidden", "a/b", "-x", "a b", "ü", "a\n", "9" * 101, "../../etc", "v1..2", "foo.lock"]
+)
 def test_an_id_that_leads_elsewhere_is_refused(workspace: Workspace, run_id: str) -> None:
     with pytest.raises(UsageError, match="no run id"):
         workspace.run(run_id)
@@ -88,6 +108,8 @@ def test_run_ids_count_up_from_the_highest_of_their_branch(workspace: Workspace)
     for name in ("autoresearch-mar8-r001", "autoresearch-mar8-r009", "autoresearch-mar8-r1000", "other-r5000"):
         (workspace.runs / name).mkdir(parents=True)
     assert workspace.next_run_id("autoresearch/mar8") == "autoresearch-mar8-r1001"
+    assert workspace.next_run_id("autoresearch/mar8", ["autoresearch-mar8-r1001", "x"]) == "autoresearch-mar8-r1002"
+    assert workspace.next_run_id("実験") == "run-r001"
     assert workspace.next_run_id("Ünd so/weiter") == "nd-so-weiter-r001"
     workspace.run(workspace.next_run_id("x" * 300))  # whatever the branch, the id is valid
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from autoexp.errors import RunError, UsageError
@@ -15,9 +17,13 @@ from autoexp.runs.records import Plan
 from autoexp.runs.state import replay
 from autoexp.session.views import write_state
 from autoexp.workspace.files import explained
-from autoexp.workspace.paths import RunPaths, Workspace, default_branch
-from autoexp.workspace.repository import Repository
+from autoexp.workspace.locks import Lock
+from autoexp.workspace.paths import CREATE_LOCK, RunPaths, Workspace, default_branch
+from autoexp.workspace.repository import Repository, refs
 from autoexp.workspace.settings import Settings
+
+PATIENCE_SECONDS = 10.0
+"""How long a start waits for another to make its run."""
 
 
 def create_run(
@@ -26,7 +32,8 @@ def create_run(
     """Make a run from what is checked out, or from `branch` where that exists already.
 
     Nothing but the run's folder is made; the branch and the worktrees come with its session.
-    Raises RunError when the run exists, UsageError for a bad name, PreconditionError without git or a commit.
+    Raises RunError when the run exists, here or in the repository, UsageError for a bad name, PreconditionError
+    without git or a commit.
     """
     repository = Repository(workspace)
     head = repository.head()
@@ -34,14 +41,26 @@ def create_run(
         raise UsageError(f"{branch!r} is no branch name", "autoexp start --branch autoresearch/my-idea")
     name = branch or _free_branch(repository)
     base = repository.resolve(f"refs/heads/{name}") or head
-    paths = workspace.run(run_id or workspace.next_run_id(name))
-    if paths.journal.exists():
-        raise RunError(
-            f"run {paths.run_id!r} exists already", f"autoexp resume --run-id {paths.run_id}, or another --run-id"
-        )
+    if run_id is not None:
+        workspace.run(run_id)  # a bad one is refused before anything is made
+    with _alone(workspace):
+        taken = repository.run_ids()
+        paths = workspace.run(run_id or workspace.next_run_id(name, taken))
+        if paths.journal.exists():
+            raise _exists(paths)
+        if paths.run_id in taken:
+            raise RunError(
+                f"run {paths.run_id!r} has candidates in this repository already ({refs(paths.run_id)}/): "
+                "another worktree's, or a run's whose folder was deleted",
+                "autoexp start with another --run-id",
+            )
+        return _made(workspace, paths, settings, plan, name, base)
+
+
+def _made(workspace: Workspace, paths: RunPaths, settings: Settings, plan: Plan, branch: str, base: str) -> RunPaths:
     created = RunCreated(
         run_id=paths.run_id,
-        branch=name,
+        branch=branch,
         base=base,
         seed=settings.run.seed,
         metric=settings.metric,
@@ -50,7 +69,6 @@ def create_run(
     )
     events: list[Event] = [created, PlanMade(plan=plan)]
     try:
-        workspace.runs.mkdir(parents=True, exist_ok=True)
         _sweep(workspace.runs)
         temporary = RunPaths(Path(tempfile.mkdtemp(prefix=".new-", dir=workspace.runs)))
         temporary.folder.chmod(0o755)
@@ -71,8 +89,30 @@ def _free_branch(repository: Repository) -> str:
     return name
 
 
+@contextmanager
+def _alone(workspace: Workspace) -> Iterator[None]:
+    """One start at a time: its number, its sweep and its rename would hit those of another. Raises RunError."""
+    lock = Lock(workspace.runs / CREATE_LOCK)
+    try:
+        mine = lock.acquire(wait_seconds=PATIENCE_SECONDS)
+    except OSError as error:
+        raise explained(error, workspace.runs) from error
+    if not mine:
+        raise RunError(f"another start works in {workspace.runs}", "try again in a moment: autoexp start")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _exists(paths: RunPaths) -> RunError:
+    return RunError(
+        f"run {paths.run_id!r} exists already", f"autoexp resume --run-id {paths.run_id}, or another --run-id"
+    )
+
+
 def _sweep(runs: Path) -> None:
-    """Remove what a killed start left behind."""
+    """Remove what a killed start left behind. A living one would hold the lock."""
     for folder in runs.glob(".new-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -84,10 +124,9 @@ def _move(temporary: Path, folder: Path) -> None:
     except OSError as error:
         if not folder.is_dir():
             raise
+        if RunPaths(folder).journal.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise _exists(RunPaths(folder)) from error
         for name in ("state.json", "history.jsonl"):  # the journal last: with it the run exists
-            if name == "history.jsonl" and (folder / name).exists():
-                raise RunError(
-                    f"run {folder.name!r} exists already", f"autoexp resume --run-id {folder.name}"
-                ) from error
             os.replace(temporary / name, folder / name)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,7 +20,10 @@ WAIT_FILE = "waiting"
 """There while a job waits for its device; its deadline begins afterwards."""
 REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl", "train.log", "patch.diff"
 CHECKPOINT_FILE = "checkpoint.pt"
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RUN_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""It is a folder's name, and a part of the names of the run's refs: git has no `..` and no `.lock` in those."""
+CREATE_LOCK, PREPARE_LOCK = ".create.lock", ".prepare.lock"
+"""In the folder of the runs: held by who makes a run, and by the prepare command itself."""
 
 
 def cache_dir() -> Path:
@@ -54,7 +59,8 @@ class Workspace:
         """The paths of a run, which need not exist. Raises UsageError for an id that is no plain name."""
         if not RUN_ID.fullmatch(run_id):
             raise UsageError(
-                f"{run_id!r} is no run id: letters, digits, '.', '_' and '-', at most 100, the first a letter or digit",
+                f"{run_id!r} is no run id: letters, digits, '.', '_' and '-', at most 100, the first a letter "
+                "or digit, no '..', no '.lock' at the end",
                 "autoexp start --run-id my-run",
             )
         return RunPaths(self.runs / run_id)
@@ -82,11 +88,12 @@ class Workspace:
             raise RunError(f"there is no run {run_id!r} in {self.root}", names)
         return paths
 
-    def next_run_id(self, branch: str) -> str:
-        """`<branch-slug>-rNNN`, one more than the highest there is."""
-        prefix = re.sub(r"[^a-zA-Z0-9]+", "-", branch).strip("-").lower()[:80] + "-r"
-        taken = [entry.name for entry in self.runs.iterdir()] if self.runs.is_dir() else []
-        numbers = [int(m[1]) for name in taken if (m := re.match(rf"^{re.escape(prefix)}(\d{{3,}})$", name))]
+    def next_run_id(self, branch: str, taken: Iterable[str] = ()) -> str:
+        """`<branch-slug>-rNNN`, one more than the highest there is, here or in `taken`."""
+        slug = re.sub(r"[^a-zA-Z0-9]+", "-", branch).strip("-").lower()[:80]
+        prefix = f"{slug or 'run'}-r"
+        names = {*taken, *(entry.name for entry in self.runs.iterdir())} if self.runs.is_dir() else set(taken)
+        numbers = [int(m[1]) for name in names if (m := re.match(rf"^{re.escape(prefix)}(\d{{3,}})$", name))]
         return f"{prefix}{max(numbers, default=0) + 1:03d}"
 
 
@@ -160,13 +167,44 @@ class RunPaths:
 def find_workspace(start: Path | None = None) -> Workspace:
     """The git checkout that holds `start` (by default the current directory).
 
-    Raises PreconditionError when there is none.
+    Raises PreconditionError when there is none, and as `workspace_around`.
+    """
+    found = workspace_around(start)
+    if found is None:
+        here = (start or Path.cwd()).resolve()
+        raise PreconditionError(f"{here} is not in a git repository", "autoexp init my-research, or: git init")
+    return found
+
+
+def workspace_around(start: Path | None = None) -> Workspace | None:
+    """As `find_workspace`, but None when there is none.
+
+    Raises PreconditionError in a worktree of a run: it is no workspace, and is wiped by the next candidate.
     """
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / ".git").exists():
+            if (outer := _outer(folder)) is not None:
+                raise PreconditionError(
+                    f"{folder} is a worktree of a run; the workspace is {outer}", f"cd {shlex.quote(str(outer))}"
+                )
             return Workspace(folder)
-    raise PreconditionError(f"{here} is not in a git repository", "autoexp init my-research, or: git init")
+    return None
+
+
+def _outer(folder: Path) -> Path | None:
+    """The workspace whose run has `folder` for a worktree; None when it is no such thing."""
+    try:
+        pointer = (folder / ".git").read_text().strip().removeprefix("gitdir: ")
+    except (OSError, UnicodeDecodeError):
+        return None  # a folder: a repository of its own
+    run = folder.parent.parent
+    if run / "worktrees" != folder.parent or not RunPaths(run).journal.exists():
+        return None
+    around = folder.parents[4] if len(folder.parents) > 4 else None  # runs, workflows, the workspace
+    if around is not None and Workspace(around).runs == run.parent and (around / ".git").exists():
+        return around
+    return Path(pointer).parent.parent.parent  # `workflows` is a link to elsewhere: the repository then
 
 
 def default_branch() -> str:

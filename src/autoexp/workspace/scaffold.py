@@ -16,7 +16,7 @@ from typing import Any
 from autoexp.errors import AutoexpError, PreconditionError, UsageError
 from autoexp.workspace.constants import declared
 from autoexp.workspace.detect import detect
-from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
+from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, workspace_around
 from autoexp.workspace.repository import Repository
 from autoexp.workspace.settings import load, missing_data
 from autoexp.workspace.trainer import PACKAGE, trainer
@@ -133,10 +133,10 @@ def _root(folder: Path) -> Path:
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} is a file, not a folder", "autoexp init another-folder")
     root = root.resolve()
-    try:
-        around = find_workspace(root).root
-    except PreconditionError:
+    found = workspace_around(root)
+    if found is None:
         return root
+    around = found.root
     if around != root and not _ignored(around, root):
         raise UsageError(
             f"{root} is inside the git repository {around}, and a workspace is the top of one",
@@ -271,6 +271,6 @@ def _first_commit(repository: Repository, names: Sequence[str]) -> str | None:
         repository.run(*add, env=env)
         tree = repository.run("write-tree", env=env)
     commit = repository.run("commit-tree", tree, "-m", "A workspace of autoexp", env=repository.identity())
-    repository.run("-c", "core.hooksPath=/dev/null", "update-ref", "HEAD", commit)
+    repository.run("update-ref", "HEAD", commit)
     repository.run(*add)
     return commit
