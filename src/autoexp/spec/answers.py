@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from autoexp.spec.ports import Agent
 
 A = TypeVar("A", bound=BaseModel)
-SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
+SECRET_NAMES = re.compile(
+    r"(?<![A-Z])(?:(?:API|ACCESS|AUTH|PRIVATE)?(?:KEY|TOKEN)S?|[A-Z]*(?:SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?))(?![A-Z])",
+    re.IGNORECASE,
+)
+"""Names of variables that hold secrets, by whole words: HF_TOKEN and PGPASSWORD, not TOKENIZERS_PARALLELISM."""
 BACK_OFF = (0.2, 0.5, 1.0, 2.0)
 """Seconds before the second, third ... call, half of them to one and a half times as many."""
 
@@ -193,11 +197,7 @@ def _clean(value: Any) -> Any:
 
 def redacted(text: str) -> str:
     """`text` without the values of environment variables whose names say that they are secret."""
-    secrets = {
-        value
-        for name, value in os.environ.items()
-        if len(value) >= 8 and any(word in name.upper() for word in SECRET_NAMES)
-    }
+    secrets = {value for name, value in os.environ.items() if len(value) >= 8 and SECRET_NAMES.search(name)}
     for secret in sorted(secrets, key=len, reverse=True):  # the longer first: one may begin with another
         text = text.replace(secret, "[redacted]")
     return text
