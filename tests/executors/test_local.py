@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import psutil
 import pytest
 from support import gone, leftovers, until
 
+from autoexp.errors import PreconditionError
 from autoexp.executors import local, processes
 from autoexp.executors.local import Local
 from autoexp.spec.ports import Exit, JobSpec
@@ -33,13 +36,26 @@ def named(name: str, program: str) -> str:
     return PID.replace("NAME", name) + program
 
 
-def child(program: str, **options: bool) -> str:
+def child(program: str, **options: object) -> str:
     """A program's line that starts another one, and waits until that has begun."""
     name = f"child-{abs(hash(program))}"
     return (
         f"subprocess.Popen([sys.executable, '-c', {named(name, program)!r}], **{options!r})\n"
         f"while not os.path.exists('pid-{name}'): time.sleep(0.01)\n"
     )
+
+
+@contextmanager
+def sleeping(key: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the job `key` that has begun."""
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
+    env = {**os.environ, processes.JOB: key}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +105,7 @@ class TestLocal(ExecutorCases):
         ended = Local().poll(job.folder)
         assert ended is not None
         assert (ended.status, ended.reason) == ("timeout", "timed out after 4 s")
+        assert ended.code == -signal.SIGKILL
         assert ended.wall_seconds >= 4
 
     def test_what_a_trainer_leaves_behind_ends_with_it(self, tmp_path: Path) -> None:
@@ -98,6 +115,99 @@ class TestLocal(ExecutorCases):
         ended = self.wait(job.folder)
         assert (ended.status, ended.code) == ("exited", 4)
         assert all(gone(pid) for pid in self.pids(job, 2))
+
+    @pytest.mark.parametrize("ends", ["sys.exit(4)\n", SLEEP])
+    def test_a_daemon_without_a_trace_of_the_job_is_caught(self, tmp_path: Path, ends: str) -> None:
+        """It left the session, its parent is gone and so is its environment: only the subreaper knows it."""
+        if sys.platform != "linux":
+            pytest.skip("only Linux has subreapers")
+        daemon = child(child(STUBBORN + SLEEP, start_new_session=True, env={}), start_new_session=True, env={})
+        all_there = "while sum(os.path.getsize(f) > 0 for f in os.listdir()) < 3: time.sleep(0.01)\n"
+        job = self.job(tmp_path, named("first", daemon + all_there + ends))
+        Local().submit(job)
+        pids = self.pids(job, 3)
+        if ends == SLEEP:
+            until(lambda: any(psutil.Process(pid).ppid() == self.keeper(job).pid for pid in pids[1:]), "the adoption")
+            Local().kill(job.folder)
+        self.wait(job.folder)
+        assert all(gone(pid) for pid in pids)
+
+    def test_a_log_without_end_ends_the_job_and_is_no_success(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local, "LOG_BYTES", 1 << 20)
+        orderly = "signal.signal(signal.SIGTERM, lambda *a: os._exit(0))\nwhile True: print('x' * 1000)\n"
+        job = self.job(tmp_path, named("first", orderly))
+        Local().submit(job)
+        ended = self.wait(job.folder)
+        assert (ended.status, ended.code) == ("exited", -signal.SIGTERM)
+        assert ended.reason == "its log passed 0.000977 GiB"
+
+    def test_an_orderly_end_on_request_is_no_success_either(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, named("first", "signal.signal(signal.SIGTERM, lambda *a: os._exit(0))\n" + SLEEP))
+        Local().submit(job)
+        self.pids(job, 1)
+        Local().kill(job.folder)
+        ended = self.wait(job.folder)
+        assert (ended.status, ended.code) in (("killed", -signal.SIGTERM), ("killed", -signal.SIGKILL))
+
+    @pytest.mark.parametrize("seconds", [0.5, 0.0])
+    def test_a_keeper_that_does_not_answer_is_done_without(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+    ) -> None:
+        """It is stopped, and would hold the device for ever; its trainer has left a daemon without environment."""
+        monkeypatch.setattr(local, "KILL_SECONDS", seconds)
+        daemon = child(child(STUBBORN + SLEEP, start_new_session=True, env={}), start_new_session=True, env={})
+        job = self.job(tmp_path, named("first", STUBBORN + daemon + SLEEP))
+        Local().submit(job)
+        pids = self.pids(job, 3)
+        keeper = self.keeper(job)
+        keeper.suspend()
+        Local().kill(job.folder)
+        ended = Local().poll(job.folder)
+        assert ended == Exit("killed", None, 0.0, "ended on request; its keeper did not answer")
+        assert all(gone(pid) for pid in (*pids, keeper.pid))
+        assert not held(job.folder / "keeper.lock")
+        assert not held(job.locks / ".worker-0.lock")
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": "exited", "code": 0, "wall_seconds": "x"}'])
+    def test_an_exit_that_no_keeper_wrote_stops_nobody(self, tmp_path: Path, content: str) -> None:
+        job = self.job(tmp_path, "")
+        job.folder.mkdir(parents=True)
+        (job.folder / "exit.json").write_text(content)
+        (job.folder / "job.json").write_text("{")
+        ended = Local().poll(job.folder)
+        assert ended is not None and ended.status == "lost"
+        assert Local().poll(job.folder) == ended
+
+    def test_a_command_that_no_program_can_be_given_is_told(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, "")
+        Local().submit(replace(job, env={"A": "x\x00y"}))
+        ended = self.wait(job.folder)
+        assert (ended.status, ended.reason) == ("not_started", f"{sys.executable}: embedded null byte")
+
+    @pytest.mark.parametrize(
+        ("program", "code", "reason"),
+        [
+            ("", 0, "could not be ended: stuck (7)"),
+            (SLEEP, -15, "timed out after 1 s; could not be ended: stuck (7)"),
+        ],
+    )
+    def test_what_could_not_be_ended_is_named_and_the_job_ends(
+        self, tmp_path: Path, program: str, code: int, reason: str
+    ) -> None:
+        job = self.job(tmp_path, "import time\n" + program, timeout_seconds=1 if program else 60)
+        with pytest.MonkeyPatch.context() as patch:  # a keeper that finds a process which does not end
+            source = (
+                "import sys; from pathlib import Path; from autoexp.executors import processes, supervisor\n"
+                "end = processes.end\n"
+                "processes.end = lambda *a, **k: [*end(*a, **k), 'stuck (7)']\n"
+                "supervisor.main(Path(sys.argv[1]))"
+            )
+            patch.setattr(local, "_keeper", lambda folder: (sys.executable, "-c", source, str(folder)))
+            Local().submit(job)
+            ended = self.wait(job.folder)
+        assert (ended.code, ended.reason) == (code, reason)
 
     def test_a_stubborn_tree_is_killed_on_request(self, tmp_path: Path) -> None:
         job = self.job(tmp_path, named("first", STUBBORN + child(STUBBORN + SLEEP, start_new_session=True) + SLEEP))
@@ -251,19 +361,52 @@ class TestLocal(ExecutorCases):
             assert other.poll() is None
             other.kill()
 
+    def test_a_process_that_may_not_be_signalled_is_left_and_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It runs as another user by now. Waiting for its end would be for ever."""
+        real = psutil.Process.send_signal
+        with sleeping("mine") as mine, sleeping("mine") as foreign:
+
+            def signalled(process: psutil.Process, number: int) -> None:
+                if process.pid == foreign.pid:
+                    raise psutil.AccessDenied(process.pid)
+                real(process, number)
+
+            monkeypatch.setattr(psutil.Process, "send_signal", signalled)
+            assert processes.end("mine") == [f"{psutil.Process(foreign.pid).name()} ({foreign.pid})"]
+            assert mine.wait(timeout=60) == -signal.SIGTERM
+            assert foreign.poll() is None
+
+    def test_a_process_that_sigkill_does_not_end_is_left_and_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It sleeps in the kernel, uninterruptibly."""
+        monkeypatch.setattr(psutil.Process, "send_signal", lambda process, number: None)
+        monkeypatch.setattr(processes, "KILL_SECONDS", 0.2)
+        with sleeping("mine") as stuck:
+            assert processes.end("mine", grace_seconds=0.1) == [f"{psutil.Process(stuck.pid).name()} ({stuck.pid})"]
+
+    def test_no_key_is_nobodys(self) -> None:
+        with sleeping(""):
+            assert processes.of_job("") == []
+
     def test_secrets_of_the_surroundings_stay_out_of_a_training(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for name in ("OPENAI_API_KEY", "HF_TOKEN", "my_password", "AWS_SECRET_ACCESS"):
+        secrets = {"OPENAI_API_KEY", "HF_TOKEN", "my_password", "AWS_SECRET_ACCESS"}
+        for name in secrets:
             monkeypatch.setenv(name, "s3cr3t")
-        monkeypatch.setenv("HARMLESS", "yes")
+        harmless = {"HARMLESS", "TOKENIZERS_PARALLELISM", "KEYBOARD_LAYOUT", "MONKEY"}
+        for name in harmless:
+            monkeypatch.setenv(name, "yes")
+        monkeypatch.setenv("MY_TOKEN", "s3cr3t")
         job = self.job(tmp_path, "import os; print(dict(os.environ))")
         Local().submit(replace(job, env={"MY_TOKEN": "given on purpose"}))
         self.wait(job.folder)
         log = (job.folder / "train.log").read_text()
         assert "s3cr3t" not in log
-        assert "HARMLESS" in log
+        assert all(f"'{name}': 'yes'" in log for name in harmless)
         assert "given on purpose" in log
+        withheld = json.loads((job.folder / "job.json").read_text())["withheld"]  # where a person can look
+        assert secrets <= set(withheld)
+        assert not set(withheld) & (harmless | {"MY_TOKEN"})
 
 
 class TestDevices:
@@ -305,9 +448,60 @@ class TestDevices:
             self.cases.wait(job.folder)
             assert (job.folder / "train.log").read_text().strip() == name
         job = self.cases.job(tmp_path / "3", "")
-        with pytest.raises(Exception, match="worker 3 has no GPU: there are 2"):
-            Local().submit(replace(job, slot=2, slots=3))
+        with pytest.raises(PreconditionError, match="3 workers need a GPU each: there are 2") as caught:
+            Local().submit(replace(job, slot=0, slots=3))
+        assert caught.value.hint == "autoexp resume --workers 2"
         assert not job.folder.exists()
+
+    @pytest.mark.parametrize(
+        ("visible", "slot", "slots", "told"),
+        [("0", 1, 1, "0"), ("4,5", 3, 2, "5"), ("4,5", 2, 1, "4"), ("4,5", 0, 1, "4,5"), ("4,5", 1, 2, "5")],
+    )
+    def test_an_iteration_of_a_plan_with_more_workers_gets_a_gpu_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, slot: int, slots: int, told: str
+    ) -> None:
+        """It keeps its slot, and waits for its turn."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        job = self.cases.job(tmp_path, "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
+        Local().submit(replace(job, slot=slot, slots=slots))
+        self.cases.wait(job.folder)
+        assert (job.folder / "train.log").read_text().strip() == told
+        lock = json.loads((job.folder / "job.json").read_text())["device_lock"]
+        assert lock.endswith(f"/gpu-{told.split(',')[0]}.lock")
+
+    @pytest.fixture
+    def nvidia_smi(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """The program, to be written; each call of it is counted in the file `calls` beside it."""
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        local._listed.cache_clear()
+        yield folder / "nvidia-smi"
+        local._listed.cache_clear()
+
+    def answer(self, nvidia_smi: Path, script: str) -> None:
+        nvidia_smi.write_text(f"#!/bin/sh\necho x >> {nvidia_smi.parent}/calls\n{script}\n")
+        nvidia_smi.chmod(0o755)
+
+    def test_the_gpus_of_the_machine_are_asked_for_once(self, nvidia_smi: Path) -> None:
+        self.answer(nvidia_smi, "echo 'GPU 0: H200 (UUID: a)'; echo ' MIG 1g'; echo 'GPU 1: H200 (UUID: \377b)'")
+        assert [local._gpus(), local._gpus()] == [["0", "1"]] * 2
+        assert (nvidia_smi.parent / "calls").read_text() == "x\n"
+
+    @pytest.mark.parametrize("script", ["echo 'GPU 0: half an answer'; exec sleep 600", "echo no driver; exit 9"])
+    def test_no_answer_is_no_gpu_for_now(self, nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+        monkeypatch.setattr(local, "ASK_SECONDS", 0.5)
+        self.answer(nvidia_smi, script)
+        assert local._gpus() == []
+        self.answer(nvidia_smi, "echo 'GPU 0: H200'")
+        monkeypatch.setattr(local, "ASK_SECONDS", 60.0)
+        assert local._gpus() == ["0"]
+
+    def test_a_program_that_cannot_be_run_is_no_gpu(self, nvidia_smi: Path) -> None:
+        nvidia_smi.write_bytes(b"\x7fELF")
+        nvidia_smi.chmod(0o755)
+        assert local._gpus() == []
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -9,11 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import psutil
 
 from autoexp.errors import DiskFullError, PreconditionError
 from autoexp.executors import processes
+from autoexp.spec.answers import SECRET_NAMES
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Executor, Exit, JobSpec
 from autoexp.workspace.files import write_atomic
@@ -22,7 +27,13 @@ from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, c
 
 START_SECONDS = 20.0
 """How long a new keeper may take to get hold of its lock."""
+KILL_SECONDS = processes.KILL_SECONDS + 10.0
+"""How long a keeper may take to end its job on request, before that is done without it."""
+ASK_SECONDS = 10.0
+"""How long nvidia-smi may take. It hangs when a driver does."""
 LEAST_FREE_BYTES = 64 * 1024
+LOG_BYTES = 1 << 30
+"""A training whose log grows beyond this is ended."""
 
 
 class Local:
@@ -44,10 +55,13 @@ class Local:
             "timeout_seconds": job.timeout_seconds,
             "slot": job.slot,
             "device_lock": str(lock),
+            "log_bytes": LOG_BYTES,
+            # what a trainer prints reaches logs, prompts and other people: it gets the secrets it is given on purpose
+            "withheld": sorted(name for name in os.environ if SECRET_NAMES.search(name) and name not in job.env),
         }
         write_atomic(job.folder / JOB_FILE, json.dumps(spec, indent=1) + "\n")
         process = subprocess.Popen(
-            [sys.executable, "-m", "autoexp.executors.supervisor", str(job.folder)],
+            _keeper(job.folder),
             cwd=job.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -79,16 +93,68 @@ class Local:
 
     def _lost(self, folder: Path) -> Exit:
         """End what is left of the job and write down that nobody knows how it went."""
-        if (folder / JOB_FILE).exists():
-            processes.end(json.loads((folder / JOB_FILE).read_text())["key"])
-        lost = Exit("lost", None, 0.0, "its keeper was killed, or the machine went down")
-        write_atomic(folder / EXIT_FILE, json.dumps({"status": lost.status, "code": None, "reason": lost.reason}))
-        return lost
+        reason = "its keeper was killed, or the machine went down"
+        return _finish(folder, "lost", reason, processes.end(_key(folder)))
 
     def kill(self, folder: Path) -> None:
         write_atomic(folder / KILL_FILE, "")
+        deadline = time.monotonic() + KILL_SECONDS
         while self.poll(folder) is None:
+            if time.monotonic() > deadline:
+                self._kill_keeper(folder)
+                return
             time.sleep(0.05)
+
+    def _kill_keeper(self, folder: Path) -> None:
+        """Do what a keeper should that does not answer: it may be stopped, or stuck."""
+        keepers = [p for p in psutil.process_iter() if _cmdline(p)[-3:] == list(_keeper(folder)[1:])]
+        tree = [child for keeper in keepers for child in processes.descendants(keeper)]
+        # the keeper too: awake again, it would write another ending, and until then it holds the device
+        left = processes.end(_key(folder), grace_seconds=0.0, others=lambda: _living([*keepers, *tree]))
+        lock = Lock(folder / LOCK_FILE)
+        lock.acquire(wait_seconds=1.0)  # against whoever polls; a keeper that could not be ended has it for ever
+        try:
+            if _ended(folder) is None:
+                _finish(folder, "killed", "ended on request; its keeper did not answer", left)
+        finally:
+            lock.release()
+
+
+def _keeper(folder: Path) -> tuple[str, ...]:
+    return sys.executable, "-m", "autoexp.executors.supervisor", str(folder)
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except (psutil.Error, OSError):
+        return []
+
+
+def _living(found: list[psutil.Process]) -> list[psutil.Process]:
+    living = []
+    for process in found:
+        with suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                living.append(process)
+    return living
+
+
+def _key(folder: Path) -> str:
+    """The key of the job, '' when none was ever written down."""
+    try:
+        return str(json.loads((folder / JOB_FILE).read_bytes())["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _finish(folder: Path, status: Literal["lost", "killed"], reason: str, left: list[str]) -> Exit:
+    """Write the ending of a job that has no keeper."""
+    if left:
+        reason += f"; could not be ended: {', '.join(left)}"
+    ending = Exit(status, None, 0.0, reason)
+    write_atomic(folder / EXIT_FILE, json.dumps({"status": status, "code": None, "reason": reason}) + "\n")
+    return ending
 
 
 def _device(job: JobSpec) -> tuple[dict[str, str], Path]:
@@ -100,31 +166,53 @@ def _device(job: JobSpec) -> tuple[dict[str, str], Path]:
     gpus = _gpus()
     if not gpus:
         return {}, job.locks / f".worker-{job.slot}.lock"
-    if job.slot >= len(gpus):
+    if job.slots > len(gpus):
         raise PreconditionError(
-            f"worker {job.slot + 1} has no GPU: there are {len(gpus)}", f"autoexp resume --workers {len(gpus)}"
+            f"{job.slots} workers need a GPU each: there {'is' if len(gpus) == 1 else 'are'} {len(gpus)}",
+            f"autoexp resume --workers {len(gpus)}",
         )
-    told = {"CUDA_VISIBLE_DEVICES": gpus[job.slot]} if job.slots > 1 else {}
-    return told, cache_dir() / "devices" / f"gpu-{gpus[job.slot].replace('/', '-')}.lock"
+    # a slot beyond the GPUs is left from a plan with more workers: it waits for its turn at the lock
+    gpu = gpus[job.slot % len(gpus)]
+    told = {"CUDA_VISIBLE_DEVICES": gpu} if job.slots > 1 or job.slot else {}
+    return told, cache_dir() / "devices" / f"gpu-{gpu.replace('/', '-')}.lock"
 
 
 def _gpus() -> list[str]:
-    """The GPUs that trainings may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that trainings may use, as CUDA_VISIBLE_DEVICES names them. None, where that cannot be told."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
     if shutil.which("nvidia-smi") is None:
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=30)
-    return [str(n) for n, line in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
+    try:
+        return list(_listed())
+    except (OSError, subprocess.SubprocessError):
+        return []  # and asked again by the next training: a driver may come back
+
+
+@functools.cache
+def _listed() -> tuple[str, ...]:
+    """The GPUs of this machine, asked once. Raises OSError or SubprocessError when there is no answer."""
+    command = ["nvidia-smi", "-L"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
+    try:
+        listed, _ = process.communicate(timeout=ASK_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()  # not waited for, unlike in subprocess.run: stuck in a driver it would not even die
+        raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return tuple(str(n) for n, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU ")))
 
 
 def _ended(folder: Path) -> Exit | None:
+    """How the job ended. None too for an exit.json that no keeper wrote: it has not ended as far as that tells."""
     try:
-        fields = json.loads((folder / EXIT_FILE).read_text())
-    except FileNotFoundError:
+        fields = json.loads((folder / EXIT_FILE).read_bytes())
+        seconds = float(fields.get("wall_seconds", 0.0))
+        return Exit(fields["status"], fields["code"], seconds, str(fields.get("reason", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Exit(fields["status"], fields["code"], float(fields.get("wall_seconds", 0.0)), fields.get("reason", ""))
 
 
 @hookimpl

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import psutil
 
 JOB = "AUTOEXP_JOB"
+KILL_SECONDS = 10.0
+"""How long after the first SIGKILL a process may take to be gone. One in an uninterruptible sleep takes for ever."""
 
 
 def of_job(key: str) -> list[psutil.Process]:
-    """Every live process of this user that carries the job's key, the caller left out."""
+    """Every live process of this user that carries the job's key, the caller left out. None for an empty key."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.process_iter() if key else ():
         try:
             if (
                 process.pid != os.getpid()
@@ -28,46 +31,61 @@ def of_job(key: str) -> list[psutil.Process]:
     return found
 
 
-def end(key: str, grace_seconds: float = 1.0, descendants: bool = False) -> None:
+def end(key: str, grace_seconds: float = 1.0, others: Callable[[], Iterable[psutil.Process]] = list) -> list[str]:
     """End a job's processes: SIGTERM, and SIGKILL for those that are still there after the grace.
 
-    Repeated until none is left, since a dying process may have started another.
-    With `descendants`, the caller's own children count too: a keeper is their subreaper.
+    Repeated until none is left, since a dying process may have started another. `others` are asked for each time
+    and ended too: those that are known by something else than the key.
+    Returns the names of those that are still there: not ours to signal, or too long in the kernel's hands to die.
     """
     asked: set[int] = set()
+    foreign: dict[int, str] = {}
     deadline = time.monotonic() + grace_seconds
     while True:
-        alive = {process.pid: process for process in of_job(key)}
-        if descendants:
-            alive |= {child.pid: child for child in _children()}
+        found = {process.pid: process for process in (*of_job(key), *others())}
+        alive = {pid: process for pid, process in found.items() if pid not in foreign}
         if not alive:
-            return
+            return sorted(name for pid, name in foreign.items() if pid in found)
+        if time.monotonic() >= deadline + KILL_SECONDS:
+            return sorted({*foreign.values(), *map(_name, alive.values())})
         for pid, process in alive.items():
             late = time.monotonic() >= deadline
             if late or pid not in asked:
                 asked.add(pid)
-                _signal(process, signal.SIGKILL if late else signal.SIGTERM)
+                if not _signal(process, signal.SIGKILL if late else signal.SIGTERM):
+                    foreign[pid] = _name(process)
         time.sleep(0.02)
 
 
-def _children() -> list[psutil.Process]:
+def descendants(of: psutil.Process | None = None) -> list[psutil.Process]:
+    """The living children of a process (the caller), and theirs. A keeper is the subreaper of all that it started, so
+    those are among them that have left its session and cleared their environment.
+    """
     living = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if child.status() == psutil.STATUS_ZOMBIE:
-                _reap(child.pid)
-            else:
+    try:
+        children = (of or psutil.Process()).children(recursive=True)
+    except psutil.Error:
+        return []
+    for child in children:
+        with suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE:
                 living.append(child)
-        except psutil.Error:
-            continue
     return living
 
 
-def _reap(pid: int) -> None:
-    with suppress(ChildProcessError):  # not ours to reap: its own parent is still there
-        os.waitpid(pid, os.WNOHANG)
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    with suppress(psutil.Error, OSError):  # gone
+def _signal(process: psutil.Process, number: int) -> bool:
+    """False when it is not ours to signal."""
+    try:
         process.send_signal(number)  # psutil compares start times first: a reused pid is not hit
+    except (psutil.AccessDenied, PermissionError):
+        return False
+    except (psutil.Error, OSError):
+        pass  # gone
+    return True
+
+
+def _name(process: psutil.Process) -> str:
+    name = "a process"
+    with suppress(psutil.Error, OSError):
+        name = process.name()
+    return f"{name} ({process.pid})"

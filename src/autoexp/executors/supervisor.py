@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -25,8 +25,6 @@ from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock
 from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, LOG_FILE, WAIT_FILE
 
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
-"""Names of variables that a trainer does not inherit: what it prints reaches logs, prompts and other people."""
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 2.0
 """How long a keeper tries to get its lock: whoever looks at it holds it for a moment."""
@@ -45,10 +43,7 @@ def main(folder: Path) -> int:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _asked_to_end)
     _prctl(_PR_SET_CHILD_SUBREAPER)
-    started = time.monotonic()
-    result = _supervise(folder, job)
-    result["wall_seconds"] = round(time.monotonic() - started, 3)
-    _write(folder / EXIT_FILE, result)
+    _write(folder / EXIT_FILE, _supervise(folder, job))
     lock.release()
     return 0
 
@@ -63,41 +58,61 @@ def _asked_to_end(number: int, frame: FrameType | None) -> None:
 
 def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
     """Run the command to its end, or end it. Returns the fields of exit.json."""
-    key, timeout = str(job["key"]), float(str(job["timeout_seconds"]))
+    key, timeout, log_bytes = str(job["key"]), float(str(job["timeout_seconds"])), int(str(job["log_bytes"]))
     command = job["command"]
     assert isinstance(command, list)
-    inherited = {name: text for name, text in os.environ.items() if not SECRET.search(name)}
+    withheld = job["withheld"]
+    assert isinstance(withheld, list)
+    inherited = {name: text for name, text in os.environ.items() if name not in withheld}
     env = {**inherited, **_strings(job["env"]), processes.JOB: key}
     device = Lock(Path(str(job["device_lock"])))
     if not _wait_for(device, folder):
         return {"status": "killed", "code": None, "reason": "ended on request"}
-    deadline = time.monotonic() + timeout
+    started = time.monotonic()
+    deadline = started + timeout
     try:
-        with (folder / LOG_FILE).open("ab") as log:
-            child = subprocess.Popen(
-                command,
-                cwd=str(job["cwd"]),
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent(),
-            )
-    except OSError as error:
-        return {"status": "not_started", "code": None, "reason": f"{command[0]}: {error.strerror}"}
+        log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        child = subprocess.Popen(
+            command,
+            cwd=str(job["cwd"]),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),
+        )
+    except (OSError, ValueError) as error:  # a word of the command may hold what no program can be given
+        said = error.strerror if isinstance(error, OSError) else error
+        return {"status": "not_started", "code": None, "reason": f"{command[0]}: {said}"}
     status, reason = "exited", ""
     while child.poll() is None:
         if time.monotonic() >= deadline:
             status, reason = "timeout", f"timed out after {timeout:g} s"
-            break
-        if _ended or (folder / KILL_FILE).exists():
+        elif _ended or (folder / KILL_FILE).exists():
             status, reason = "killed", "ended on request"
+        elif os.fstat(log).st_size > log_bytes:  # it would go on until the disk is full, and again when it is rerun
+            reason = f"its log passed {log_bytes / (1 << 30):.3g} GiB"
+        if reason:
             break
         time.sleep(POLL_SECONDS)
     # also after a normal end: a process left behind would train on, or hold the GPU
-    processes.end(key, descendants=True, grace_seconds=1.0 if status != "exited" else 0.0)
-    return {"status": status, "code": child.poll(), "reason": reason}
+    left = processes.end(key, grace_seconds=1.0 if reason else 0.0, others=processes.descendants)
+    code = child.poll()
+    if reason and code == 0:
+        code = -signal.SIGTERM  # to end in order when told to is no success
+    _reap()
+    if left:
+        reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
+    wall_seconds = round(time.monotonic() - started, 3)
+    return {"status": status, "code": code, "reason": reason, "wall_seconds": wall_seconds}
+
+
+def _reap() -> None:
+    """Adopted children that have ended: nobody else may be there to take note of it."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _wait_for(device: Lock, folder: Path) -> bool:
