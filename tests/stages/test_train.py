@@ -1,0 +1,61 @@
+"""train: what a trainer leaves behind is written down, whatever it is, and the run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoexp.executors import local
+from autoexp.runs.records import Replace, Trial
+from autoexp.testing import Scripted, make_workspace, proposal, replayed, run
+
+GOOD = 'LR = 0.5\nprint("val_bpb:", LR)\n'
+
+
+def trained(path: Path, program: str) -> Trial:
+    """The trial of `program` instead of a good one. The journal, read again, agrees."""
+    workspace = make_workspace(path, GOOD)
+    edit = Replace(op="replace", path="train.py", old=GOOD, new=program)
+    state = run(workspace, 1, Scripted(proposal(edit, description="another program")))
+    assert [trial.iteration for trial in state.trials] == [0, 1]
+    assert replayed(workspace.existing(None)).trials == state.trials
+    return state.trials[1]
+
+
+REPORTING = """\
+import os, sys
+with open(os.environ["AUTOEXP_REPORT"], "w") as file:
+    file.write({report})
+print("val_bpb: 0.5")
+sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize(
+    ("report", "code", "expected"),
+    [
+        ("""'{"val_bpb": 0.25, "n": 1' + "0" * 400 + "}" """, 0, ("success", "", 0.25)),
+        ("""'{"val_bpb": 1' + "0" * 400 + "}" """, 0, ("crash", "val_bpb is inf", None)),
+        ("'[' * 200000", 0, ("success", "", 0.5)),  # it is no report: what was printed counts
+        (r"""'{"status": "failed", "reason": "\\ud800 oops"}'""", 1, ("crash", "\ufffd oops", None)),
+    ],
+    ids=["a long number beside", "a long metric", "deep", "surrogate"],
+)
+def test_no_report_stops_a_run(tmp_path: Path, report: str, code: int, expected: object) -> None:
+    trial = trained(tmp_path, REPORTING.format(report=report, code=code))
+    assert (trial.status, trial.reason, trial.metric) == expected
+
+
+def test_no_constant_stops_a_run(tmp_path: Path) -> None:
+    trial = trained(tmp_path, r'SEP = "\ud800"' + f"\nBIG = 0x{'f' * 5000}\n{GOOD}")
+    assert (trial.status, trial.constants) == ("success", {"LR": 0.5})
+
+
+def test_a_training_that_floods_its_log_is_a_crash_and_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "LOG_BYTES", 1 << 20)
+    trial = trained(tmp_path, "while True: print('val_bpb: 0.5')\n")
+    assert (trial.status, trial.attempts, trial.metric) == ("crash", 1, None)
+    assert trial.reason == "its log passed 0.000977 GiB"
