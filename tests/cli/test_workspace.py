@@ -6,13 +6,15 @@ import json
 import os
 import random
 import shutil
+import threading
 import tomllib
 from pathlib import Path
 
 import pytest
 from person import PROGRAM, Person
 
-from autoexp.workspace.paths import Workspace
+from autoexp.workspace.locks import Lock
+from autoexp.workspace.paths import PREPARE_LOCK, Workspace
 from autoexp.workspace.settings import Settings, load
 
 MADE = [".gitignore", "AGENTS.md", "autoexp.toml", "program.md", "train.py"]
@@ -182,6 +184,38 @@ def test_prepare_passes_output_through_and_maps_exit_codes(person: Person) -> No
     assert "takes no --dataset" in person.fails("prepare", "--dataset", "climbmix", code=2)
     (person.bin / "fetch").unlink()
     assert "'fetch' is not on PATH" in person.fails("prepare", code=3)
+
+
+def test_a_worktree_of_a_run_is_no_place_to_work_in(person: Person) -> None:
+    person.workspace()
+    person.types("start", "--run-id", "r", "--only", "setup,baseline", "--no-background-train")
+    inside = person.run_folder() / "worktrees" / "0"
+    if not inside.exists():
+        person.git("worktree", "add", "--quiet", "--detach", str(inside))
+    before = sorted(inside.iterdir())
+
+    for command in (["start", "--loops", "1"], ["prepare"], ["init", "."], ["status"]):
+        said = person.fails(*command, code=3, at=inside)
+        assert f"is a worktree of a run; the workspace is {person.at}" in said
+        assert f"try: cd {person.at}" in said
+    assert sorted(inside.iterdir()) == before
+
+
+def test_prepare_waits_for_one_that_is_under_way(person: Person) -> None:
+    person.program()
+    person.git("init", "--quiet")
+    (person.at / "autoexp.toml").write_text('[train]\ncommand = ["true"]\n[prepare]\ncommand = ["fetch"]\n')
+    person.has("fetch", "echo fetched")
+    lock = Lock(person.run_folder().parent / PREPARE_LOCK)
+    assert lock.acquire()
+    timer = threading.Timer(3.0, lock.release)
+    timer.start()
+
+    said = person.types("prepare")
+    timer.join()
+
+    assert said.err.startswith("data is being prepared already: waiting for that\n")
+    assert said.out.startswith("fetched\n")
 
 
 def test_prepare_with_nothing_to_prepare_says_so(person: Person) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
+from support import gone, until
 
-from autoexp.errors import PreconditionError
+from autoexp.errors import AutoexpError, PreconditionError
 from autoexp.testing import Scripted, git, run
-from autoexp.workspace.paths import Workspace
+from autoexp.workspace.locks import held
+from autoexp.workspace.paths import PREPARE_LOCK, Workspace
 
 
 def with_settings(workspace: Workspace, text: str) -> Workspace:
@@ -29,6 +34,15 @@ def test_a_workspace_that_has_everything_passes_and_gits_view_of_it_stays_clean(
     set_up(workspace)
     assert git(workspace.root, "status", "--porcelain") == ""
     assert git(workspace.root, "check-ignore", "workflows/runs/x", "results.tsv") == "workflows/runs/x\nresults.tsv"
+
+
+@pytest.mark.parametrize("link", ["workflows", "workflows/runs"])
+def test_where_the_runs_are_a_link_git_does_not_see_it_either(workspace: Workspace, tmp_path: Path, link: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (workspace.root / link).parent.mkdir(exist_ok=True)
+    (workspace.root / link).symlink_to(tmp_path / "elsewhere")
+    set_up(workspace)
+    assert git(workspace.root, "status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize(
@@ -59,6 +73,47 @@ def test_missing_data_is_prepared_once(workspace: Workspace) -> None:
     set_up(workspace)
     set_up(workspace)
     assert (workspace.root / "times").read_text() == "x\n"
+
+
+def test_a_prepare_that_takes_too_long_is_ended_with_all_that_it_started(workspace: Workspace, tmp_path: Path) -> None:
+    command = PREPARE.format("sleep 71 & echo $! > child; echo $$ > parent; wait")
+    with_settings(workspace, REQUIRES + command + "timeout_seconds = 1\n")
+    with pytest.raises(AutoexpError, match="took longer than 1 s"):
+        set_up(workspace)
+    for name in ("child", "parent"):
+        assert gone(int((workspace.root / name).read_text()))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from autoexp.testing import Scripted, run
+from autoexp.workspace.paths import Workspace
+
+run(Workspace(Path(sys.argv[1])), 0, Scripted(), stages=("setup",))
+"""
+
+
+def test_the_prepare_of_a_killed_session_is_waited_for_and_not_done_twice(workspace: Workspace, tmp_path: Path) -> None:
+    command = PREPARE.format("echo x >> times; while [ -e hold ]; do sleep 0.05; done; mkdir -p data; touch data/a.bin")
+    with_settings(workspace, REQUIRES + command)
+    (workspace.root / "hold").touch()
+    session = subprocess.Popen([sys.executable, "-c", KILLED, str(workspace.root)])
+    until(lambda: (workspace.root / "times").exists())
+    session.kill()
+    session.wait()
+    assert held(workspace.runs / PREPARE_LOCK)
+
+    def release() -> None:
+        until(lambda: any("prepared already" in file.read_text() for file in workspace.runs.glob("*/runner.log")))
+        (workspace.root / "hold").unlink()
+
+    helper = threading.Thread(target=release)
+    helper.start()
+    set_up(workspace)
+    helper.join()
+    assert (workspace.root / "times").read_text() == "x\n"
+    assert not held(workspace.runs / PREPARE_LOCK)
 
 
 def test_no_auto_prepare_prepares_nothing(workspace: Workspace) -> None:

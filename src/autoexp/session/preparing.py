@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from autoexp.errors import AutoexpError, PreconditionError, UsageError
-from autoexp.workspace.paths import SETTINGS_FILE, Workspace, find_workspace
+from autoexp.workspace.locks import Lock
+from autoexp.workspace.paths import PREPARE_LOCK, SETTINGS_FILE, Workspace, workspace_around
+from autoexp.workspace.running import run, taken
 from autoexp.workspace.settings import Settings, filled, load, missing_data
 from autoexp.workspace.trainer import PACKAGE, told
 
@@ -25,7 +26,10 @@ def prepare(dataset: str | None, profile: str | None, extra: Sequence[str]) -> l
     command, overridden = _command_line(workspace, settings, dataset, profile)
     if command is None:
         return [f"nothing to prepare: prepare.command is not set in {SETTINGS_FILE}", "next: autoexp start --loops 5"]
-    _run([*command, *extra], workspace.root if workspace else Path.cwd())
+    lock = Lock(workspace.runs / PREPARE_LOCK) if workspace is not None and workspace.runs.is_dir() else None
+    if lock is not None:  # a run may be at it, also one whose session was killed
+        taken(lock, lambda: False, lambda: print("data is being prepared already: waiting for that", file=sys.stderr))
+    _run([*command, *extra], workspace.root if workspace else Path.cwd(), lock)
     if workspace is None or settings is None:
         return ["next: autoexp init my-research"]
     if missing := missing_data(workspace, settings):
@@ -44,9 +48,8 @@ def prepare(dataset: str | None, profile: str | None, extra: Sequence[str]) -> l
 
 
 def _here() -> tuple[Workspace | None, Settings | None]:
-    try:
-        workspace = find_workspace()
-    except PreconditionError:
+    workspace = workspace_around()
+    if workspace is None:
         return None, None
     settings = load(workspace)
     known = workspace.settings.exists() or settings != Settings()
@@ -100,7 +103,7 @@ def _without(command: list[str], flag: str) -> list[str]:
     return [*command[:place], *command[place + 2 :]]
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path, lock: Lock | None) -> None:
     """Run it with its output passing through; the two lines of its last error become the error raised."""
     if shutil.which(command[0]) is None and not (folder / command[0]).exists():
         raise PreconditionError(
@@ -110,13 +113,13 @@ def _run(command: list[str], folder: Path) -> None:
         f"{PACKAGE}.prepare" in command
     )  # of others even stderr goes straight to the terminal: it may hold a progress bar
     held: list[str] = []
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE if own else None, text=True) as process:
-        if process.stderr is not None:
-            reader = threading.Thread(target=_pass_on, args=(process.stderr, held), daemon=True)
-            reader.start()
-            process.wait()
-            reader.join()
-    code = process.returncode
+    code = run(
+        command,
+        folder,
+        lock=lock,
+        stderr=subprocess.PIPE if own else None,
+        reads=lambda stream: _pass_on(stream, held),
+    )
     if code == 0:
         return
     if own and held:
@@ -127,9 +130,10 @@ def _run(command: list[str], folder: Path) -> None:
     )
 
 
-def _pass_on(stream: IO[str], held: list[str]) -> None:
+def _pass_on(stream: IO[bytes], held: list[str]) -> None:
     """Pass lines on as they come, and hold back those that will be told as the error."""
-    for line in stream:
+    for raw in stream:
+        line = raw.decode(errors="replace")
         if held or line.startswith("error: "):
             held.append(line)
         else:

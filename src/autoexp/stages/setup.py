@@ -13,6 +13,9 @@ from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.files import tail
+from autoexp.workspace.locks import Lock
+from autoexp.workspace.paths import PREPARE_LOCK
+from autoexp.workspace.running import Stopped, run, taken
 from autoexp.workspace.settings import filled, missing_data
 
 
@@ -25,9 +28,9 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
         globs = ", ".join(settings.files.editable)
         raise PreconditionError(
             f"no committed file matches files.editable ({globs})",
-            f"git add {globs} && git commit, or: autoexp init my-research",
+            f"git add {globs} && git commit, then: autoexp start (or: autoexp init my-research)",
         )
-    context.repository.exclude(["/workflows/runs/", "/results.tsv"])
+    context.repository.exclude(["/workflows/runs/", "/results.tsv", *_links(context)])
     command = filled(settings.train.command[0], context.workspace)
     if shutil.which(command) is None and not (context.workspace.root / command).exists():
         raise PreconditionError(
@@ -46,6 +49,12 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
     return SetupDone(details={"editable": ", ".join(editable), "data": "ready"})
 
 
+def _links(context: Context) -> list[str]:
+    """Links on the way to the runs: for git a link is a file, which the pattern of what is behind it does not name."""
+    root, runs = context.workspace.root, context.workspace.runs
+    return [f"/{path.relative_to(root)}" for path in (runs.parent, runs) if path.is_symlink()]
+
+
 def _prepare(context: Context, missing: list[str]) -> None:
     """Run the prepare command. Raises PreconditionError when it may not run, fails, or leaves something missing."""
     settings = context.settings.prepare
@@ -59,26 +68,34 @@ def _prepare(context: Context, missing: list[str]) -> None:
         )
     log = context.paths.folder / "prepare.log"
     context.log(f"setup: preparing data: {' '.join(command)} (log: {log})")
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, cwd=context.workspace.root, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
     deadline = time.monotonic() + settings.timeout_seconds
+    lock = Lock(context.workspace.runs / PREPARE_LOCK)
+
+    def over() -> bool:
+        return context.stop() or time.monotonic() > deadline
+
     try:
-        while process.poll() is None:
-            if context.stop():
-                raise Interrupted("stopped while preparing data", "autoexp resume")
-            if time.monotonic() > deadline:
-                raise AutoexpError(f"preparing data took longer than {settings.timeout_seconds:g} s", f"see {log}")
-            time.sleep(0.05)
+        taken(lock, over, lambda: context.log("setup: data is being prepared already: waiting for that"))
+        if not missing_data(context.workspace, context.settings):
+            return  # it was made while we waited
+        with log.open("ab") as output:
+            code = run(
+                command,
+                context.workspace.root,
+                stop=over,
+                lock=lock,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+    except Stopped as error:
+        if context.stop():
+            raise Interrupted("stopped while preparing data", "autoexp resume") from error
+        raise AutoexpError(f"preparing data took longer than {settings.timeout_seconds:g} s", f"see {log}") from error
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    if process.returncode:
+        lock.release()
+    if code:
         said = " ".join(tail(log, 2000).strip().splitlines()[-2:])
-        raise PreconditionError(
-            f"preparing data failed (exit {process.returncode}): {said}", f"{by_hand}, then: autoexp resume"
-        )
+        raise PreconditionError(f"preparing data failed (exit {code}): {said}", f"{by_hand}, then: autoexp resume")
     if missing := missing_data(context.workspace, context.settings):
         raise PreconditionError(f"data is still missing after preparing: {', '.join(missing)}", f"see {log}")
