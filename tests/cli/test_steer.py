@@ -146,6 +146,69 @@ def test_a_patch_becomes_the_candidate(person: Person) -> None:
     assert trained(person, 1) == OTHER
 
 
+def test_a_bad_file_in_the_queue_stops_nothing(person: Person) -> None:
+    queue = person.run_folder() / "queue"
+    queue.mkdir()
+    (queue / "1-bad.json").write_text("{")
+
+    placed = person.types("propose", "--set", "RATE=0.06", "--json").json
+    assert (placed["place"], placed["waiting"], placed["iteration"]) == (1, 1, 1)
+    assert person.types("status", "--json").json["queued"] == 2
+    listed = person.types("propose", "--list").out
+    assert "2  queue          cannot be used: 1-bad.json: invalid proposal" in listed
+    assert "RATE = 0.06" in listed
+    assert "removed 2: 1-bad.json, which could not be used" in person.types("propose", "--remove", "2").out
+    assert waiting(person) == ["RATE = 0.06 (was 0.08)"]
+
+
+def test_an_editable_file_may_be_named_with_a_dot(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    person.workspace()
+    settings = person.at / "autoexp.toml"
+    settings.write_text(settings.read_text().replace('editable = ["train.py"]', 'editable = ["./train.py"]'))
+    person.git("commit", "--quiet", "--all", "--message=dot")
+    person.types("start", "--run-id", "r", "--only", "setup,baseline", "--no-background-train")
+    edits = [{"op": "set", "name": "RATE", "value": 0.07, "path": "./train.py"}]
+    (person.at / "p.json").write_text(
+        json.dumps({"status": "ok", "description": "d", "change_plan": "c", "commit_description": "m", "edits": edits})
+    )
+
+    person.types("propose", "--file", "p.json")
+    person.types("resume", "--loops", "1", "--no-background-train")
+
+    assert "RATE = 0.07" in trained(person, 1)
+
+
+def test_a_patch_made_without_prefixes_is_taken(person: Person) -> None:
+    person.program(OTHER)
+    patch = person.git("-c", "diff.noprefix=true", "diff")
+    person.program()
+    assert "--- train.py" in patch
+
+    said = person.types("propose", "--patch", "-", stdin=patch).out
+    person.types("resume", "--loops", "1", "--no-background-train")
+
+    assert said.splitlines()[0] == "queued for r: train.py: +1 -1 lines"
+    assert trained(person, 1) == OTHER
+
+
+def test_text_is_replaced_in_a_file_with_crlf_and_in_any_encoding(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    person.git("init", "--quiet", "--initial-branch=main")
+    program = b"# -*- coding: latin-1 -*-\r\n# caf\xe9\r\n" + PROGRAM.replace("\n", "\r\n").encode()
+    (person.at / "train.py").write_bytes(program)
+    person.types("init", ".")
+    person.git("add", "--all")
+    person.git("commit", "--quiet", "--message=The program")
+    person.types("start", "--run-id", "r", "--only", "setup,baseline", "--no-background-train")
+    edits = [{"op": "replace", "path": "train.py", "old": '"""\n\nRATE = 0.08', "new": '"""\n\nRATE = 0.07'}]
+    (person.at / "p.json").write_text(
+        json.dumps({"status": "ok", "description": "d", "change_plan": "c", "commit_description": "m", "edits": edits})
+    )
+
+    assert "queued for r: d" in person.types("propose", "--file", "p.json").out
+
+
 def test_an_edit_of_the_checkout_is_taken_and_left_alone(person: Person) -> None:
     """Staged and unstaged edits, of this file and others, and the index survive bit by bit, also the training."""
     staged = PROGRAM.replace("RATE = 0.08", "RATE = 0.05")

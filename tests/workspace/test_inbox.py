@@ -11,7 +11,7 @@ import pytest
 from autoexp.errors import ProposalError
 from autoexp.testing import proposal
 from autoexp.workspace import inbox
-from autoexp.workspace.inbox import FILE, QUEUE, add, claim, parse, queued, remove
+from autoexp.workspace.inbox import FILE, QUEUE, Queued, add, claim, parse, queued, remove
 from autoexp.workspace.paths import RunPaths
 
 
@@ -27,6 +27,10 @@ class Notes:
 def paths(tmp_path: Path) -> RunPaths:
     (tmp_path / "run").mkdir()
     return RunPaths(tmp_path / "run")
+
+
+def described(item: Queued) -> str:
+    return item.proposal.description if item.proposal else ""
 
 
 def take(paths: RunPaths, iteration: int, notes: Notes | None = None, refusal: str = "") -> tuple[str, str] | None:
@@ -54,7 +58,7 @@ def test_the_proposal_file_comes_first_then_the_override_then_the_queue_in_its_o
     add(paths, proposal(LR=0.2, description="queued second"), QUEUE)
     drop(paths, words("dropped"))
     add(paths, proposal(LR=0.3, description="file"), FILE)
-    assert [(q.number, q.proposal.description, q.source) for q in queued(paths)] == [
+    assert [(q.number, described(q), q.source) for q in queued(paths)] == [
         (1, "file", "proposal_file"),
         (2, "queued first", "queue"),
         (3, "queued second", "queue"),
@@ -169,11 +173,41 @@ def test_the_same_proposal_file_waits_once_the_same_idea_may_be_queued_twice(pat
 def test_removing_takes_out_the_one_with_the_number(paths: RunPaths) -> None:
     for name in "abc":
         add(paths, proposal(LR=0.1, description=name))
-    assert remove(paths, 2).description == "b"
-    assert [q.proposal.description for q in queued(paths)] == ["a", "c"]
+    assert described(remove(paths, 2)) == "b"
+    assert [described(q) for q in queued(paths)] == ["a", "c"]
     for number in (0, 3, -1):
         with pytest.raises(ProposalError, match=f"no queued proposal {number}"):
             remove(paths, number)
+
+
+def test_a_bad_file_in_the_queue_is_listed_with_its_problem_and_can_be_removed(paths: RunPaths) -> None:
+    add(paths, proposal(LR=0.1, description="good"))
+    (paths.queue / "0-bad.json").write_text("{")
+    (paths.queue / "0-latin.json").write_bytes(b"\xff")
+    (paths.queue / "0-folder.json").mkdir()
+    (paths.queue / "notes.txt").write_text("not in it")
+    add(paths, proposal(LR=0.2, description="file"), FILE)
+    items = queued(paths)
+    assert [(item.number, item.path.name[:6], described(item)) for item in items] == [
+        (1, items[0].path.name[:6], "file"),
+        (2, "0-bad.", ""),
+        (3, "0-fold", ""),
+        (4, "0-lati", ""),
+        (5, items[4].path.name[:6], "good"),
+    ]
+    assert [item.problem.split(":")[0] for item in items] == [
+        "",
+        "0-bad.json",
+        "cannot read 0-folder.json",
+        "0-latin.json",
+        "",
+    ]
+    with pytest.raises(ProposalError, match=r"cannot remove .*0-folder\.json"):
+        remove(paths, 3)
+    assert remove(paths, 2).problem.startswith("0-bad.json: invalid proposal")
+    assert not (paths.queue / "0-bad.json").exists()
+    assert take(paths, 1) == ("file", "proposal_file")
+    assert take(paths, 2) == ("good", "queue")
 
 
 @pytest.mark.parametrize(

@@ -296,12 +296,12 @@ def test_looking_for_changes_takes_four_processes(
     base, seen, real = repository.head(), [], Git.execute
 
     def execute(self: Git, command: list[str], **options: object) -> object:
-        seen.append(command[5])
+        seen.append(command[7])
         return real(self, command, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Git, "execute", execute)
     repository.changes(tree, base)
-    assert seen == ["read-tree", "-c", "diff-index", "write-tree"]
+    assert seen == ["read-tree", "add", "diff-index", "write-tree"]
 
 
 def test_the_indexes_of_the_user_and_of_the_worktree_are_not_used(

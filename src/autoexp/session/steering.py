@@ -22,16 +22,13 @@ from autoexp.session.snapshot import load as state_of
 from autoexp.session.trying import Program, literal_paths, scratch, tried
 from autoexp.spec.context import pick
 from autoexp.workspace import inbox
-from autoexp.workspace.constants import literal, replaced, written
+from autoexp.workspace.constants import changed, literal, replaced, written
 from autoexp.workspace.paths import RunPaths, Workspace
-from autoexp.workspace.repository import Repository
+from autoexp.workspace.repository import PLAIN_DIFF, Repository
 from autoexp.workspace.settings import load
 
 SUBJECT = 72
 """Characters of a commit message's first line, at most."""
-NO_LOCKS = {"GIT_OPTIONAL_LOCKS": "0"}
-"""Asking what the user edited would otherwise refresh, and so rewrite, their index."""
-_PLAIN = ("-U3", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
 _SET = re.compile(r"^\s*([A-Za-z_]\w*)\s*=\s*(.+?)\s*$", re.DOTALL)
 
 
@@ -86,14 +83,15 @@ def edit_of_patch(data: bytes, name: str) -> Patch:
         raise ProposalError(f"{name} is no patch: {what}", "git diff > my.diff") from error
 
 
-def edit_of_checkout(program: Program) -> tuple[Patch, list[str]]:
+def edits_of_checkout(program: Program) -> tuple[list[Edit], list[str]]:
     """(the user's uncommitted edit of the editable files, other edited files, which are not in it).
 
-    Staged or not, and new files too. Raises ProposalError when there is none.
+    Staged or not, and new files too. Where only constants were given other values, the edits say so: they then fit a
+    program whose other lines have changed meanwhile, which a patch does not. Raises ProposalError when there is none.
     """
     repository = program.repository
-    edited = repository.run("diff", "--name-only", "--no-renames", "-z", "HEAD", env=NO_LOCKS).split("\0")
-    new = repository.run("ls-files", "--others", "--exclude-standard", "-z", env=NO_LOCKS).split("\0")
+    edited = repository.run("diff", "--name-only", "--no-renames", "-z", "HEAD").split("\0")
+    new = repository.run("ls-files", "--others", "--exclude-standard", "-z").split("\0")
     wanted = [path for path in [*edited, *new] if path and program.editable(path)]
     others = [path for path in edited if path and not program.editable(path)]
     if not wanted:
@@ -102,10 +100,27 @@ def edit_of_checkout(program: Program) -> tuple[Patch, list[str]]:
         raise ProposalError(
             f"there is no uncommitted edit of {globs}{said}", "edit it first, or: autoexp propose --set NAME=VALUE"
         )
+    if not any(path in new for path in wanted) and (sets := _sets(repository, wanted)):
+        return sets, others
     with scratch(repository, "HEAD", repository.root) as env:
         repository.run("update-index", "--add", "--remove", "--", *wanted, env=env)
-        diff = repository.run("diff", "--cached", "--binary", *_PLAIN, "HEAD", "--", *literal_paths(wanted), env=env)
-    return edit_of_patch((diff + "\n").encode(errors="surrogateescape"), "your edit"), others
+        flags = ("--cached", "--binary", "--no-renames", *PLAIN_DIFF)
+        diff = repository.run("diff", *flags, "HEAD", "--", *literal_paths(wanted), env=env)
+    return [edit_of_patch((diff + "\n").encode(errors="surrogateescape"), "your edit")], others
+
+
+def _sets(repository: Repository, paths: Sequence[str]) -> list[Edit]:
+    """The checkout's edit as constants to set; [] when it is more than that."""
+    edits: list[Edit] = []
+    for path in paths:
+        try:
+            values = changed(repository.show("HEAD", path) or "", (repository.root / path).read_bytes().decode())
+        except (OSError, UnicodeDecodeError):
+            return []
+        if not values:
+            return []
+        edits += [SetConstant(name=name, value=value, path=path) for name, value in values.items()]
+    return edits
 
 
 def composed(program: Program, text: str | None, edits: Sequence[Edit]) -> Proposal:
@@ -213,8 +228,8 @@ def propose(
         if patch is not None:
             edits.append(edit_of_patch(_bytes(patch), str(patch)))
         if from_diff:
-            edit, others = edit_of_checkout(program)
-            edits.append(edit)
+            mine, others = edits_of_checkout(program)
+            edits += mine
         proposal = composed(program, text, [*edits, *edits_of_sets(program, sets)])
     path = inbox.add(paths, proposal)
     return _placed(paths, path, proposal, others)
@@ -229,7 +244,7 @@ def _bytes(file: Path) -> bytes:
 
 def _placed(paths: RunPaths, path: Path, proposal: Proposal, others: list[str]) -> Placed:
     state, alive = state_of(paths), live(paths)
-    queue = waiting(paths)
+    queue = [item for item in waiting(paths) if not item.problem]  # what cannot be used is passed over
     place = next((n for n, item in enumerate(queue, 1) if item.path == str(path)), 1)
     iteration = state.next_number + place - 1
     hint = ""
@@ -260,7 +275,13 @@ def _placed(paths: RunPaths, path: Path, proposal: Proposal, others: list[str]) 
 def waiting(paths: RunPaths) -> list[Waiting]:
     """What waits, in the order in which it will be used."""
     queue = [
-        Waiting(number=item.number, source=item.source, path=str(item.path), description=item.proposal.description)
+        Waiting(
+            number=item.number,
+            source=item.source,
+            path=str(item.path),
+            description=item.proposal.description if item.proposal else "",
+            problem=item.problem,
+        )
         for item in inbox.queued(paths)
     ]
     first = [item for item in queue if item.source == "proposal_file"]
@@ -281,9 +302,9 @@ def _override(paths: RunPaths) -> list[Waiting]:
 
 def remove(paths: RunPaths, number: int) -> Waiting:
     """Take a waiting proposal out, and return it. Raises ProposalError when there is no such number."""
-    before = {item.number: item for item in waiting(paths)}
-    proposal = inbox.remove(paths, number)
-    return before[number].model_copy(update={"description": proposal.description})
+    item = inbox.remove(paths, number)
+    said = item.proposal.description if item.proposal else f"{item.path.name}, which could not be used"
+    return Waiting(number=item.number, source=item.source, path=str(item.path), description=said, problem=item.problem)
 
 
 def schema() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import posixpath
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from pathlib import Path
 from autoexp.errors import ProposalError, RepositoryError
 from autoexp.runs.records import Constant, Edit, Patch, Replace, SetConstant
 from autoexp.runs.state import RunState
-from autoexp.workspace.candidate import editable_files
+from autoexp.workspace.candidate import editable_texts
 from autoexp.workspace.constants import declared, replaced, written
+from autoexp.workspace.edits import replaced_text
 from autoexp.workspace.repository import REGULAR, Change, Repository, matches
 from autoexp.workspace.settings import Settings
 
@@ -47,9 +49,10 @@ class Program:
     def declaring(self, name: str) -> tuple[str, Constant]:
         """(file, value) of a constant. Raises ProposalError that names the nearest ones there are."""
         known: dict[str, tuple[str, Constant]] = {}
-        for path in editable_files(self.repository, self.tip, self.settings.files.editable, self.settings.files.frozen):
+        files = self.settings.files
+        for path, text in editable_texts(self.repository, self.tip, files.editable, files.frozen).items():
             if path.endswith(".py"):
-                for found, constant in declared(self.repository.show(self.tip, path) or "").items():
+                for found, constant in declared(text).items():
                     known.setdefault(found, (path, constant.value))
         if name in known:
             return known[name]
@@ -73,52 +76,40 @@ def tried(program: Program, edits: Sequence[Edit]) -> str:
                 _try_patch(program, edit, env)
             else:
                 _try_text(program, edit, Path(folder), env)
-        changes = _changes(repository, program.tip, env)
+        changes = repository.staged(program.tip, env)
         _refuse(program, changes)
         return _in_words(program, changes, env)
 
 
 def _try_patch(program: Program, edit: Patch, env: Mapping[str, str]) -> None:
-    with tempfile.NamedTemporaryFile(suffix=".diff") as file:
-        file.write(edit.diff.encode() if edit.diff.endswith("\n") else edit.diff.encode() + b"\n")
-        file.flush()
-        try:
-            try:
-                program.repository.run("apply", "--cached", "--whitespace=nowarn", file.name, env=env)
-            except RepositoryError:  # as the apply stage does
-                program.repository.run("apply", "--cached", "--whitespace=nowarn", "--recount", file.name, env=env)
-        except RepositoryError as error:
-            said = str(error).removeprefix("git apply failed: ").replace("\n", "; ").replace("error: ", "")
-            hint = f"make it again on top of it: git show {program.tip[:7]}:FILE"
-            raise ProposalError(f"the patch does not apply to {program.name}: {said}", hint) from error
+    try:
+        program.repository.patch(edit.diff, env, cached=True)
+    except RepositoryError as error:
+        said = str(error).removeprefix("git apply failed: ").replace("\n", "; ").replace("error: ", "")
+        hint = f"make it again on top of it: git show {program.tip[:7]}:FILE"
+        raise ProposalError(f"the patch does not apply to {program.name}: {said}", hint) from error
 
 
 def _try_text(program: Program, edit: SetConstant | Replace, folder: Path, env: Mapping[str, str]) -> None:
-    path = edit.path or program.declaring(edit.name if isinstance(edit, SetConstant) else "")[0]
+    named = edit.path or program.declaring(edit.name if isinstance(edit, SetConstant) else "")[0]
+    path = posixpath.normpath(named)
     if not program.editable(path):
         globs = ", ".join(program.settings.files.editable)
         raise ProposalError(f"{path} is not editable (files.editable: {globs})", "autoexp propose --help")
     try:
         program.repository.run("checkout-index", "--force", "--quiet", "--", path, env=env, at=folder)
-        text = (folder / path).read_bytes().decode()
-    except (RepositoryError, OSError, UnicodeDecodeError) as error:
+        text = (folder / path).read_bytes().decode(errors="surrogateescape")  # in any encoding, as apply does
+    except (RepositoryError, OSError) as error:
         raise ProposalError(f"{program.name} has no text file {path}", "autoexp propose --help") from error
     if isinstance(edit, SetConstant):
         text = replaced(text, edit.name, edit.value)
-    elif text.count(edit.old) == 1:
-        text = text.replace(edit.old, edit.new)
     else:
-        raise ProposalError(
-            f"{path}: the text to replace occurs {text.count(edit.old)} times, not once", "autoexp propose --help"
-        )
-    (folder / path).write_bytes(text.encode())
+        try:
+            text = replaced_text(text, edit.old, edit.new)
+        except ProposalError as error:
+            raise ProposalError(f"{path}: {error}", error.hint) from error
+    (folder / path).write_bytes(text.encode(errors="surrogateescape"))
     program.repository.run("update-index", "--", path, env=env, at=folder)
-
-
-def _changes(repository: Repository, base: str, env: Mapping[str, str]) -> list[Change]:
-    raw = repository.run("diff-index", "--cached", "--no-renames", "-z", base, env=env)
-    fields = [field for field in raw.split("\0") if field]
-    return [Change(name, entry.split()[1]) for entry, name in zip(fields[::2], fields[1::2], strict=True)]
 
 
 def _refuse(program: Program, changes: Sequence[Change]) -> None:

@@ -17,18 +17,25 @@ def editable_files(
     return [path for path in repository.files(commit) if matches(path, editable) and not matches(path, frozen)]
 
 
+def editable_texts(
+    repository: Repository, commit: str, editable: Sequence[str], frozen: Sequence[str] = ()
+) -> dict[str, str]:
+    """Those paths with the texts of their files. It takes two processes, however many files there are."""
+    blobs = {
+        path: blob
+        for path, blob in repository.blobs(commit).items()
+        if matches(path, editable) and not matches(path, frozen)
+    }
+    return dict(zip(blobs, repository.texts(list(blobs.values())), strict=True))
+
+
 def described(
     repository: Repository, commit: str, editable: Sequence[str], frozen: Sequence[str] = ()
 ) -> tuple[str, dict[str, Constant]]:
     """(sha256 over the editable files with their names, the ALL_CAPS constants in them; the first file wins)."""
     digest = hashlib.sha256()
     constants: dict[str, Constant] = {}
-    blobs = {
-        path: blob
-        for path, blob in repository.blobs(commit).items()
-        if matches(path, editable) and not matches(path, frozen)
-    }
-    for path, text in zip(blobs, repository.texts(list(blobs.values())), strict=True):
+    for path, text in editable_texts(repository, commit, editable, frozen).items():
         digest.update(f"{path}\0{len(text)}\0{text}".encode(errors="replace"))
         for name, constant in declared(text).items():
             constants.setdefault(name, constant.value)

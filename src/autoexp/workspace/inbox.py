@@ -33,7 +33,9 @@ class Queued:
     number: int
     path: Path
     source: str
-    proposal: Proposal
+    proposal: Proposal | None
+    problem: str = ""
+    """Why it is none that could be used."""
 
 
 def parse(data: bytes, name: str) -> Proposal:
@@ -53,24 +55,34 @@ def add(paths: RunPaths, proposal: Proposal, kind: str = QUEUE) -> Path:
     """Queue a proposal behind those of its kind. One that waits already, word for word, is not queued twice."""
     text = proposal.model_dump_json(indent=2) + "\n"
     for path in _files(paths):
-        if path.name.startswith(_ORDER[kind]) and path.read_text() == text and kind == FILE:
-            return path
+        if kind == FILE and path.name.startswith(_ORDER[kind]):
+            with suppress(OSError):
+                if path.read_bytes() == text.encode():
+                    return path
     path = paths.queue / f"{_ORDER[kind]}-{time.time_ns():020d}-{os.getpid()}.json"
     write_atomic(path, text)
     return path
 
 
 def queued(paths: RunPaths) -> list[Queued]:
-    """What waits, in the order in which it will be used; next_proposal.json is not in here."""
+    """What waits, in the order in which it will be used, and what is in its way; next_proposal.json is not in here."""
     found: list[Queued] = []
     for path in _files(paths):
-        with suppress(FileNotFoundError):  # taken by the run since the folder was listed
-            found.append(Queued(len(found) + 1, path, _SOURCES[path.name[0]], parse(path.read_bytes(), path.name)))
+        proposal, problem = None, ""
+        try:
+            proposal = parse(path.read_bytes(), path.name)
+        except FileNotFoundError:
+            continue  # taken by the run since the folder was listed
+        except OSError as error:
+            problem = f"cannot read {path.name}: {error.strerror}"
+        except ProposalError as error:
+            problem = str(error)
+        found.append(Queued(len(found) + 1, path, _SOURCES[path.name[0]], proposal, problem))
     return found
 
 
-def remove(paths: RunPaths, number: int) -> Proposal:
-    """Take a waiting proposal out. Raises ProposalError when there is no such number."""
+def remove(paths: RunPaths, number: int) -> Queued:
+    """Take a waiting proposal out. Raises ProposalError when there is no such number, or it cannot be removed."""
     waiting = queued(paths)
     if not 1 <= number <= len(waiting):
         raise ProposalError(
@@ -80,7 +92,10 @@ def remove(paths: RunPaths, number: int) -> Proposal:
         waiting[number - 1].path.unlink()
     except FileNotFoundError as error:
         raise ProposalError(f"queued proposal {number} was just taken by the run", "autoexp propose --list") from error
-    return waiting[number - 1].proposal
+    except OSError as error:
+        file = waiting[number - 1].path
+        raise ProposalError(f"cannot remove {file}: {error.strerror}", f"rm -r {file}") from error
+    return waiting[number - 1]
 
 
 def claim(

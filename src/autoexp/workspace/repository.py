@@ -32,8 +32,8 @@ NOBODY = {"GIT_AUTHOR_NAME": "autoexp", "GIT_COMMITTER_NAME": "autoexp"} | {
 _INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 MESSAGE_LIMIT = 10_000
 """Characters of a commit message: it is an argument of a command, and those have limits."""
-_OWN = ("-c", "core.hooksPath=/dev/null")
-"""No hook of the user's sees what is done here: hooks are written for the user's checkout and for their own commits."""
+_OWN = ("-c", "core.hooksPath=/dev/null", "-c", "core.safecrlf=false")
+"""Hooks are written for the user's checkout and commits, and none sees what is done here; nor is it refused."""
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
 """No look at the checkout may refresh the user's index, no command may wait for an answer, messages are in English."""
 PLAIN_DIFF = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3")
@@ -281,7 +281,7 @@ class Repository:
         with self._index(path) as env:
             self.run("read-tree", base, env=env, at=path)
             excluded = [f":(exclude,top,literal){name}" for name in ignore]
-            self.run("-c", "core.safecrlf=false", "add", "--all", "--", ":/", *excluded, env=env, at=path)
+            self.run("add", "--all", "--", ":/", *excluded, env=env, at=path)
             raw = self._differing(base, env, path)
             same = self._untouched(path, base, raw)
             if same:
