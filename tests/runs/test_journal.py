@@ -212,3 +212,19 @@ def test_an_old_journal_is_read_for_ever(file: Path) -> None:
 
 def test_there_are_old_journals_to_read() -> None:
     assert {"keep-discard-crash-1"} <= {file.stem for file in JOURNALS.glob("*.jsonl")}
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_journal_that_is_taken_away_while_it_is_open_is_put_back(path: Path, how: str) -> None:
+    opened = Journal(path)
+    opened.append(SetupDone())
+    if how == "removed":
+        path.unlink()
+    else:
+        replacement = path.with_name("other")
+        replacement.write_text("nothing of a journal\n")
+        os.replace(replacement, path)
+
+    opened.append(Noted(text="still here"))
+
+    assert [event.type for event in read(path)] == ["run_created", "setup_done", "noted"]

@@ -9,6 +9,7 @@ import pytest
 from autoexp.executors import local
 from autoexp.runs.records import Replace, Trial
 from autoexp.testing import Scripted, make_workspace, proposal, replayed, run
+from autoexp.workspace.paths import Workspace
 
 GOOD = 'LR = 0.5\nprint("val_bpb:", LR)\n'
 
@@ -59,3 +60,18 @@ def test_a_training_that_floods_its_log_is_a_crash_and_is_not_done_again(
     trial = trained(tmp_path, "while True: print('val_bpb: 0.5')\n")
     assert (trial.status, trial.attempts, trial.metric) == ("crash", 1, None)
     assert trial.reason == "its log passed 0.000977 GiB"
+
+
+def test_a_job_of_another_commit_is_put_aside_not_believed(workspace: Workspace) -> None:
+    """As after a journal was put back from an older copy: iteration 1 comes again, with another candidate."""
+    first = run(workspace, 1, Scripted(proposal(LR=0.02)))
+    paths = workspace.existing(None)
+    lines = paths.journal.read_bytes().splitlines(keepends=True)
+    until = next(number for number, line in enumerate(lines) if b'"proposed"' in line)
+    paths.journal.write_bytes(b"".join(lines[:until]))
+    paths.snapshot.unlink(missing_ok=True)
+
+    again = run(workspace, 1, Scripted(proposal(LR=0.03)))
+
+    assert again.trials[1].metric != first.trials[1].metric
+    assert (paths.iteration(1) / "attempt-1.stale-1" / "job.json").exists()

@@ -68,6 +68,7 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
     device = Lock(Path(str(job["device_lock"])))
     if not _wait_for(device, folder):
         return {"status": "killed", "code": None, "reason": "ended on request"}
+    _clear(device, key)
     started = time.monotonic()
     deadline = started + timeout
     try:
@@ -102,6 +103,7 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
     if reason and code == 0:
         code = -signal.SIGTERM  # to end in order when told to is no success
     _reap()
+    device.path.write_text("")  # nothing of this job is on the device any more
     if left:
         reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
     wall_seconds = round(time.monotonic() - started, 3)
@@ -126,6 +128,14 @@ def _wait_for(device: Lock, folder: Path) -> bool:
         (folder / WAIT_FILE).touch()
     (folder / WAIT_FILE).unlink(missing_ok=True)
     return True
+
+
+def _clear(device: Lock, key: str) -> None:
+    """End what the device's last job left on it, whose keeper was killed, and write down whose it is now."""
+    before = device.path.read_text(errors="replace").strip()
+    if before and before != key:
+        processes.end(before)
+    device.path.write_text(key)
 
 
 def _write(path: Path, result: dict[str, object]) -> None:

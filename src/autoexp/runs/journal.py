@@ -106,6 +106,7 @@ class Journal:
         Raises DiskFullError or JournalError; the file then ends as it did before.
         """
         line = encode(event)
+        self._put_back()
         try:
             written = os.write(self._fd, line)
             if written < len(line):
@@ -119,6 +120,26 @@ class Journal:
                 ) from error
             raise JournalError(f"cannot write {self.path}: {error.strerror}", "autoexp resume") from error
         self.size += len(line)
+
+    def _put_back(self) -> None:
+        """Somebody removed or replaced the open file: what was written in it is still there, and written again."""
+        try:
+            there, here = self.path.stat(), os.fstat(self._fd)
+            if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+                return
+        except OSError:
+            pass
+        data = os.pread(self._fd, self.size, 0)
+        copy = self.path.with_name(f".{self.path.name}.again")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
+            os.replace(copy, self.path)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as error:
+            raise JournalError(f"the journal {self.path} was removed: {error.strerror}", "autoexp status") from error
+        os.close(self._fd)
+        self._fd = descriptor
 
     def close(self) -> None:
         os.close(self._fd)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from autoexp.runs.events import Event, TrainingEnded, TrainingStarted
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.context import Context
@@ -23,6 +26,7 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
     executor = context.executor()
     if iteration.job is None:
         pid = None
+        _put_aside_a_stranger(folder, iteration.commit)
         if not (folder / JOB_FILE).exists():
             worktree = context.paths.worktree(iteration.slot)
             context.repository.checkout(worktree, iteration.commit, context.settings.files.link)
@@ -38,6 +42,21 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
     return TrainingEnded(iteration=context.iteration, attempt=context.attempt, outcome=result)
 
 
+def _put_aside_a_stranger(folder: Path, commit: str) -> None:
+    """Rename the attempt's folder when its job trained another commit: a journal that was put back from an older copy
+    comes to the same numbers again, with other candidates.
+    """
+    try:
+        trained = json.loads((folder / JOB_FILE).read_bytes())["env"]["AUTOEXP_COMMIT"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is none, or it does not say
+    if trained != commit:
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.stale-{number}")).exists():
+            number += 1
+        folder.rename(aside)
+
+
 def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
     folder = context.paths.attempt(context.iteration, context.attempt)
     train = context.settings.train
@@ -46,6 +65,7 @@ def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
         "AUTOEXP_REPORT": str(folder / REPORT_FILE),
         "AUTOEXP_SEED": str(state.seed),
         "AUTOEXP_BUDGET_SECONDS": f"{train.budget_seconds:g}",
+        "AUTOEXP_COMMIT": iteration.commit,
         "PYTHONUNBUFFERED": "1",
     }
     if command[0].rsplit("/", 1)[-1] == "uv":
