@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -296,7 +297,7 @@ def test_looking_for_changes_takes_four_processes(
     base, seen, real = repository.head(), [], Git.execute
 
     def execute(self: Git, command: list[str], **options: object) -> object:
-        seen.append(command[7])
+        seen.append(command[command.index("-C") + 2])
         return real(self, command, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Git, "execute", execute)
@@ -577,3 +578,50 @@ def test_a_name_is_never_taken_for_an_option(repository: Repository, name: str) 
 )
 def test_globs_name_files_and_folders(path: str, globs: list[str], matched: bool) -> None:
     assert matches(path, globs) is matched
+
+
+@pytest.mark.parametrize("flag", ["--skip-worktree", "--assume-unchanged"])
+def test_a_file_that_git_was_told_not_to_look_at_is_restored_too(
+    repository: Repository, tree: Path, flag: str
+) -> None:
+    text = (tree / "evaluate.py").read_text()
+    subprocess.run(["git", "update-index", flag, "evaluate.py"], cwd=tree, check=True)
+    (tree / "evaluate.py").write_text("an easier evaluation\n")
+
+    repository.checkout(tree, repository.head())
+
+    assert (tree / "evaluate.py").read_text() == text
+
+
+def test_attributes_that_were_left_behind_do_not_change_what_is_checked_out(
+    repository: Repository, tree: Path
+) -> None:
+    (tree / ".gitattributes").write_text("* text eol=crlf\n")
+    (tree / "train.py").unlink()
+
+    repository.checkout(tree, repository.head())
+
+    assert b"\r" not in (tree / "train.py").read_bytes()
+    assert repository.changes(tree, repository.head())[1] == []
+
+
+def test_a_sparse_worktree_is_whole_again(repository: Repository, tree: Path) -> None:
+    text = (tree / "evaluate.py").read_text()
+    subprocess.run(["git", "sparse-checkout", "set", "--no-cone", "/*", "!evaluate.py"], cwd=tree, check=True)
+    (tree / "evaluate.py").write_text("an easier evaluation\n")
+
+    assert [change.path for change in repository.changes(tree, repository.head())[1]] == ["evaluate.py"]
+    repository.checkout(tree, repository.head())
+
+    assert (tree / "evaluate.py").read_text() == text
+
+
+def test_a_worktree_that_git_was_killed_in_making_is_made(repository: Repository, tree: Path) -> None:
+    """`git worktree add` locks what it makes until it is done."""
+    folder = Path((tree / ".git").read_text().strip().removeprefix("gitdir: "))
+    (folder / "locked").write_text("initializing\n")
+    shutil.rmtree(tree)
+
+    repository.checkout(tree, repository.head())
+
+    assert (tree / "train.py").exists()

@@ -29,7 +29,7 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
         _put_aside_a_stranger(folder, iteration.commit)
         if not (folder / JOB_FILE).exists():
             worktree = context.paths.worktree(iteration.slot)
-            context.repository.checkout(worktree, iteration.commit, context.settings.files.link)
+            context.repository.checkout(worktree, iteration.commit, context.settings.files.link, exactly=True)
             pid = executor.submit(_job(state, iteration, context))
         relative = str(folder.relative_to(context.paths.folder))
         return TrainingStarted(

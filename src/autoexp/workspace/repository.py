@@ -29,11 +29,15 @@ NOBODY = {"GIT_AUTHOR_NAME": "autoexp", "GIT_COMMITTER_NAME": "autoexp"} | {
     "GIT_COMMITTER_EMAIL": "autoexp@localhost",
 }
 """The identity of candidate commits where the user has none; these commits are the tool's, not theirs."""
-_INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
+_INHERITED = re.compile(
+    r"GIT_(DIR|WORK_TREE|INDEX_FILE|PREFIX|OBJECT_DIRECTORY|COMMON_DIR|NAMESPACE|EXTERNAL_DIFF|\w+_PATHSPECS|TRACE\w*)"
+)
+"""Variables that would point every command at the wrong place (a git hook sets them), or change what it says."""
 MESSAGE_LIMIT = 10_000
 """Characters of a commit message: it is an argument of a command, and those have limits."""
-_OWN = ("-c", "core.hooksPath=/dev/null", "-c", "core.safecrlf=false")
-"""Hooks are written for the user's checkout and commits, and none sees what is done here; nor is it refused."""
+_OWN = ("-c", "core.hooksPath=/dev/null", "-c", "core.safecrlf=false", "-c", "core.sparseCheckout=false")
+"""Hooks are written for the user's checkout and commits, and none sees what is done here; nor is it refused. And a
+candidate is whole: a file that a sparse checkout leaves out could be edited unseen."""
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
 """No look at the checkout may refresh the user's index, no command may wait for an answer, messages are in English."""
 PLAIN_DIFF = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3")
@@ -104,8 +108,8 @@ class Repository:
 
     def __init__(self, workspace: Workspace) -> None:
         """Raises PreconditionError when there is no git, or no repository."""
-        for name in _INHERITED:  # set in a git hook, they would point every command at the wrong place
-            os.environ.pop(name, None)
+        for name in [name for name in os.environ if _INHERITED.fullmatch(name)]:
+            del os.environ[name]
         self.root = workspace.root
         # Git() would expand `$NAME` in its folder, and run in the process's own when that is not there: -C says where
         self._git = Git("/")
@@ -140,7 +144,8 @@ class Repository:
             raise PreconditionError("git is not on PATH", "install git, then: autoexp doctor") from error
         except CommandError as error:
             words = str(error.stderr).strip().removeprefix("stderr: ").strip("' \n")
-            raise RepositoryError(f"git {args[0]} failed: {words or error.status}", "autoexp doctor") from error
+            name = next(word for word in args if not word.startswith("-") and "=" not in word)
+            raise RepositoryError(f"git {name} failed: {words or error.status}", "autoexp doctor") from error
         assert isinstance(said, bytes)
         return said
 
@@ -217,21 +222,30 @@ class Repository:
 
     # -- worktrees ------------------------------------------------------------------------------------------------
 
-    def checkout(self, path: Path, commit: str, link: Sequence[str] = ()) -> None:
-        """Make `path` a worktree that holds exactly `commit`, plus symbolic links to the workspace's `link` paths.
+    def checkout(self, path: Path, commit: str, link: Sequence[str] = (), exactly: bool = False) -> None:
+        """Make `path` a worktree that holds `commit`, plus symbolic links to the workspace's `link` paths.
 
-        Whatever state it was left in, it is mended or made anew. Raises RepositoryError.
+        Whatever state it was left in, it is mended or made anew; with `exactly` it is then compared, file by file.
+        Raises RepositoryError.
         """
         try:
             env = self._worktree_env(path)
             if env is None:
                 raise RepositoryError("not a worktree of this run")
-            self.run("checkout", "--quiet", "--force", "--detach", commit, env=env, at=path)
+            # a new index: the old one may say of an edited file that it is not to be looked at (--skip-worktree)
+            Path(env["GIT_DIR"], "index").unlink(missing_ok=True)
+            self.run("read-tree", commit, env=env, at=path)
+            # before the checkout: a .gitattributes that was left here would change what is checked out
             self.run("clean", "--quiet", "-ffdx", env=env, at=path)
+            self.run("checkout", "--quiet", "--force", "--detach", commit, env=env, at=path)
+            if exactly and self.changes(path, commit)[1]:
+                raise RepositoryError("its files are not the commit's")
         except RepositoryError:
             self.remove_worktree(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.run(*_ABSOLUTE, "worktree", "add", "--quiet", "--force", "--detach", str(path), commit)
+            # forced twice: git may have been killed while it made the one before, which is then locked
+            add = ("worktree", "add", "--quiet", "--force", "--force", "--detach")
+            self.run(*_ABSOLUTE, *add, str(path), commit)
         for name in link:
             target = self.root / name
             if target.exists() and not (path / name).exists():
