@@ -427,6 +427,11 @@ class TestDevices:
         assert (job.folder / "train.log").read_text() == "trained\n"
         assert not (job.folder / "waiting").exists()
 
+    def test_a_workspace_may_have_a_name_that_is_no_text(self, tmp_path: Path) -> None:
+        job = self.cases.job(tmp_path / os.fsdecode(b"caf\xe9"), "print('trained')")
+        Local().submit(job)
+        assert self.cases.wait(job.folder).status == "exited"
+
     def test_one_that_waits_can_be_killed(self, tmp_path: Path) -> None:
         job = self.cases.job(tmp_path, "print('trained')")
         device = Lock(job.locks / ".worker-0.lock")

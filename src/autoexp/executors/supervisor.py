@@ -103,8 +103,9 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
     if reason and code == 0:
         code = -signal.SIGTERM  # to end in order when told to is no success
     _reap()
-    device.path.write_text("")  # nothing of this job is on the device any more
-    if left:
+    if not left:
+        _note(device, "")  # nothing of this job is on the device any more
+    else:
         reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
     wall_seconds = round(time.monotonic() - started, 3)
     return {"status": status, "code": code, "reason": reason, "wall_seconds": wall_seconds}
@@ -132,10 +133,15 @@ def _wait_for(device: Lock, folder: Path) -> bool:
 
 def _clear(device: Lock, key: str) -> None:
     """End what the device's last job left on it, whose keeper was killed, and write down whose it is now."""
-    before = device.path.read_text(errors="replace").strip()
+    before = device.path.read_text(errors="surrogateescape").strip()
     if before and before != key:
         processes.end(before)
-    device.path.write_text(key)
+    _note(device, key)
+
+
+def _note(device: Lock, key: str) -> None:
+    with suppress(OSError):  # a full disk, say: a training is worth more than this note
+        device.path.write_text(key, errors="surrogateescape")  # a key names folders, whose names may be any bytes
 
 
 def _write(path: Path, result: dict[str, object]) -> None:
