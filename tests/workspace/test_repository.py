@@ -581,9 +581,7 @@ def test_globs_name_files_and_folders(path: str, globs: list[str], matched: bool
 
 
 @pytest.mark.parametrize("flag", ["--skip-worktree", "--assume-unchanged"])
-def test_a_file_that_git_was_told_not_to_look_at_is_restored_too(
-    repository: Repository, tree: Path, flag: str
-) -> None:
+def test_a_file_that_git_was_told_not_to_look_at_is_restored_too(repository: Repository, tree: Path, flag: str) -> None:
     text = (tree / "evaluate.py").read_text()
     subprocess.run(["git", "update-index", flag, "evaluate.py"], cwd=tree, check=True)
     (tree / "evaluate.py").write_text("an easier evaluation\n")
@@ -593,9 +591,7 @@ def test_a_file_that_git_was_told_not_to_look_at_is_restored_too(
     assert (tree / "evaluate.py").read_text() == text
 
 
-def test_attributes_that_were_left_behind_do_not_change_what_is_checked_out(
-    repository: Repository, tree: Path
-) -> None:
+def test_attributes_that_were_left_behind_do_not_change_what_is_checked_out(repository: Repository, tree: Path) -> None:
     (tree / ".gitattributes").write_text("* text eol=crlf\n")
     (tree / "train.py").unlink()
 
