@@ -36,6 +36,7 @@ class Autoexp(Adapter):
     spawn_needle = ("history.jsonl", "training_started")
 
     def install(self, ctx):
+        ctx.completed_then = 0
         (ctx.repo / "autoexp.toml").write_text(
             f"[train]\ntimeout_seconds = {ctx.settings['train_timeout']}\n"
             f"[agent]\ntimeout_seconds = {ctx.settings['llm_timeout']}\n"
@@ -58,8 +59,11 @@ class Autoexp(Adapter):
         return self._cli("start", run_id, *flags, *([] if auto_prepare else ["--no-auto-prepare"]))
 
     def resume(self, ctx, *, run_id, loops, background=False, proposal_file=None, llm=True):
-        # to a live run `--loops N` adds N; somebody who only wants it finished does not ask for more
-        loops = None if background and self._live(ctx, run_id) else loops
+        # To a live run `--loops N` adds N, and one that finished since the last look at its status is complete:
+        # somebody who only wants what is still missing does not ask for more.
+        if background and loops is not None:
+            missing = ctx.completed_then + loops - self._completed(ctx, run_id)
+            loops = None if missing <= 0 or self._live(ctx, run_id) else missing
         return self._cli("resume", run_id, *self._flags(loops, background, proposal_file, llm))
 
     def status(self, ctx, *, run_id):
@@ -71,7 +75,14 @@ class Autoexp(Adapter):
         except ValueError:
             raise Fail("status output is not readable") from None
         going_on = bool(d["in_progress"]) or d["live"]
+        ctx.completed_then = d["iterations_completed"]
         return Status(d["iterations_completed"], d["best_val_bpb"], d["kept_commit"], going_on, d["baseline_done"], d)
+
+    def _completed(self, ctx, run_id):
+        try:
+            return json.loads(self.state_file(ctx, run_id).read_text())["iterations_completed"]
+        except (OSError, ValueError):
+            return 0
 
     def _live(self, ctx, run_id):
         try:

@@ -127,7 +127,7 @@ class Night:
                 status="crash" if metric is None else "success",
                 metric=metric,
                 decision="crash" if metric is None else "keep" if better else "discard",
-            )  # fmt: skip
+            )
         )
         if better and metric is not None:
             self.best = Best(iteration=number, commit=commit, metric=metric)
@@ -412,7 +412,7 @@ def test_a_real_repository(tmp_path: Path) -> None:
                 "base": state.base,
                 "constants": {"LR": 0.04, "DEPTH": 8, edit.name: edit.value},
                 "description": proposal.description,
-            }  # fmt: skip
+            }
         )
         state = state.model_copy(update={"trials": (*state.trials, trial)})
 

@@ -47,7 +47,7 @@ def test_a_changed_budget_is_refused_and_a_changed_environment_is_noted(workspac
 def test_a_failed_baseline_stays_the_end_until_one_goes_on_without_it(tmp_path: Path) -> None:
     broken = make_workspace(tmp_path / "work", "LR = 0.08  # [0.001, 1.0] log; rate\nraise RuntimeError('no GPU')\n")
     for _ in range(2):  # also when it is resumed
-        with pytest.raises(AutoexpError, match="does not train: .*no GPU"):
+        with pytest.raises(AutoexpError, match=r"does not train: .*no GPU"):
             run(broken, 2, Scripted(proposal(LR=0.04)))
     mended = Replace(op="replace", path="train.py", old="raise RuntimeError('no GPU')", new="print('val_bpb:', LR)")
 

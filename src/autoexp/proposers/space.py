@@ -21,7 +21,7 @@ LEFT_ALONE = {
     "WORLD", "RANK", "WORKERS", "THREADS", "COUNT", "FLOPS", "PEAK", "VERSION", "EPS", "EPSILON", "LOG", "PRINT",
     "EVERY", "INTERVAL", "SAVE", "CHECKPOINT", "DEBUG", "VERBOSE", "CLASSES", "DTYPE", "EPOCHS", "EPOCH", "ITERS",
     "ITERATIONS",
-}
+}  # fmt: skip
 """Words in the names of constants that are no part of the experiment, or that would move its goal posts."""
 LENGTHS = frozenset({"STEPS", "NUM_STEPS", "N_STEPS", "MAX_STEPS", "TOTAL_STEPS", "TRAIN_STEPS"})
 """How long to train: the budget's business."""
@@ -205,9 +205,7 @@ def _choices(name: str, path: str, values: tuple[Constant, ...]) -> Axis:
     return Axis(name, path, values, tuple(i / count for i in range(len(values))), 1 / count, ordered)
 
 
-def _integers(
-    name: str, path: str, low: int, high: int, *, log: bool, binary: bool = False, multiple: int = 1
-) -> Axis:
+def _integers(name: str, path: str, low: int, high: int, *, log: bool, binary: bool = False, multiple: int = 1) -> Axis:
     if binary:
         powers = [2**n for n in range(64) if low <= 2**n <= high]
         return _choices(name, path, tuple(powers))

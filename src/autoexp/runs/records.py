@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 Decision = Literal["keep", "discard", "crash", "inconclusive"]
 Direction = Literal["min", "max"]
+
+
 class Record(BaseModel):
     """A frozen fact. Unknown keys are refused, so that a misspelt one is never silently dropped."""
 

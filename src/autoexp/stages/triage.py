@@ -33,7 +33,8 @@ def autoexp_triage(state: RunState, context: Context) -> Event | None:
     reruns = sum(failure.status in ("lost", "killed") for failure in iteration.failures)
     if outcome.status in ("lost", "killed") and reruns < MAX_RERUNS:
         return _triaged(context, "rerun", outcome.reason)
-    reevaluations = sum(failure.checkpoint is not None for failure in iteration.failures)
+    own = [failure for failure in iteration.failures if failure.status not in ("lost", "killed")]
+    reevaluations = sum(failure.checkpoint is not None for failure in own)
     if outcome.checkpoint and context.settings.train.can_reevaluate and reevaluations < MAX_REEVALUATIONS:
         return _triaged(context, "reevaluate", f"the training is done, its evaluation failed: {outcome.reason}")
     return _ask(iteration, outcome, context)
