@@ -16,6 +16,7 @@ from autoexp.spec.markers import hookimpl
 from autoexp.spec.prompts import apply_prompt
 from autoexp.workspace.candidate import described
 from autoexp.workspace.constants import declared, replaced
+from autoexp.workspace.edits import replaced_text
 from autoexp.workspace.files import tail, write_atomic
 from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
 from autoexp.workspace.repository import REGULAR, matches, tree_ref
@@ -60,12 +61,11 @@ def make(proposal: Proposal, worktree: Path, context: Context) -> str:
             path.write_bytes(replaced(text, edit.name, edit.value).encode(encoding))
             done.append(f"{edit.name} = {edit.value!r}")
         else:
-            if text.count(edit.old) != 1:
-                raise ProposalError(
-                    f"{edit.path}: the text to replace occurs {text.count(edit.old)} times, not once",
-                    "autoexp propose --help",
-                )
-            path.write_bytes(text.replace(edit.old, edit.new).encode(encoding))
+            try:
+                changed = replaced_text(text, edit.old, edit.new)
+            except ProposalError as error:
+                raise ProposalError(f"{edit.path}: {error}", error.hint) from error
+            path.write_bytes(changed.encode(encoding))
             done.append(f"replaced text in {edit.path}")
     return ", ".join(done)
 
