@@ -11,8 +11,13 @@ DEMO := demo
 .PHONY: demo test check lint types layers docs schema clean
 
 demo: $(STAMP)
-	$(BIN)/autoexp init $(DEMO) --profile cpu
-	cd $(DEMO) && $(abspath $(BIN))/autoexp start --loops 5 --json > /dev/null && $(abspath $(BIN))/autoexp watch
+	@$(BIN)/autoexp init $(DEMO) --profile cpu > /dev/null
+	@cd $(DEMO) && $(abspath $(BIN))/autoexp start --loops 5 --json > /dev/null
+	@echo "A workspace in $(DEMO)/: data, a baseline, five experiments. Ctrl-C leaves them running; to look at them, and"
+	@echo "to type the commands that are named at the end:  cd $(DEMO) && . $(abspath $(BIN))/activate"
+	@cd $(DEMO) && $(abspath $(BIN))/autoexp watch
+	@echo
+	@echo "go on with:  cd $(DEMO) && . $(abspath $(BIN))/activate && autoexp resume --loops 5"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
@@ -37,6 +42,7 @@ schema: $(STAMP)
 
 # The constraints name the torch that development and CI use; users get what they have, from 2.9 on.
 $(STAMP): pyproject.toml constraints.txt
+	@echo "Making the environment $(VENV): torch is large, this takes some minutes the first time."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'

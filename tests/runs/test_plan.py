@@ -178,8 +178,14 @@ def test_stopping_finishes_what_is_open_and_opens_nothing() -> None:
 
 
 def test_a_new_plan_ends_the_stopping() -> None:
-    state = state_after(*READY, ev.StopRequested(), ev.PlanMade(plan=Plan(target=1)))
+    loop = Plan(target=1, stages=("loop",))
+    state = state_after(*READY, ev.StopRequested(), ev.PlanMade(plan=loop))
     assert next_stages(state, state.plan) == (Step("propose", 1),)
+
+
+def test_a_baseline_that_was_skipped_is_measured_when_it_is_asked_for_before_anything_was_tried() -> None:
+    state = state_after(*READY, ev.PlanMade(plan=Plan(target=1)))
+    assert next_stages(state, state.plan) == (Step("baseline"),)
 
 
 # -- several workers --------------------------------------------------------------------------------------------------

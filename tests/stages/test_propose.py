@@ -46,7 +46,7 @@ def test_no_stochastic_asks_the_fallback_only(workspace: Workspace) -> None:
 
 def test_when_nobody_has_an_idea_the_run_stops_with_exit_3_and_can_go_on(workspace: Workspace) -> None:
     fallback(workspace, "first")
-    with pytest.raises(PreconditionError, match=r"no proposer has anything left to propose \(first\)"):
+    with pytest.raises(PreconditionError, match=r"nothing to propose that was not tried \(first\)"):
         run(workspace, 2, "first", plugins=parts(first=Scripted(proposal(LR=0.04))))
     more = parts(first=Scripted(proposal(LR=0.04), proposal(LR=0.02)))
     assert run(workspace, 1, "first", plugins=more).completed == 2

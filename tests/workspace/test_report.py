@@ -81,7 +81,7 @@ def test_the_last_printed_summary_is_read(tmp_path: Path, log: str, metric: floa
         ("val_bpb: none", "no val_bpb in what it printed"),
         ("val_bpb: 0x10", "no val_bpb in what it printed"),
         ("best val_bpb: 0.5", "no val_bpb in what it printed"),
-        ("old_val_bpb: 0.5\nval_bpb_2: 0.5", "no val_bpb in what it printed"),
+        ("old_val_bpb: 0.5\nval_bpb_2: 0.5", "no val_bpb in what it printed (there are: old_val_bpb, val_bpb_2)"),
         ("val_bpb: 0.5 (approximately)", "no val_bpb in what it printed"),
         ("val_bpb: 0.9 (best so far)", "no val_bpb in what it printed"),
         ("val_bpb: 0,998", "no val_bpb in what it printed"),

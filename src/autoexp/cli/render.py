@@ -160,7 +160,7 @@ def _next(report: Status) -> str:
     flag = run_flag(Path(report.paths.run))
     if report.live:
         return f"autoexp watch{flag}   autoexp stop{flag}"
-    if report.hint:
+    if report.hint and not report.hint.startswith("autoexp resume"):  # below it is given the run's id where needed
         return clean(report.hint)
     if report.phase == "done":
         return f"autoexp log{flag}   autoexp resume{flag} --loops 5"

@@ -122,11 +122,8 @@ def resume(
     if taken == "idle":
         _work(workspace, paths, background_train, json)
     else:
-        _tell(
-            paths,
-            json,
-            "the run is live and takes it in" if taken == "taken" else "the run is busy and will take it in",
-        )
+        said = "the run is live and takes it in" if taken == "taken" else "the run is busy and will take it in"
+        _tell(paths, json or not sys.stdout.isatty(), said)
 
 
 def status(run_id: RunId = None, json: AsJson = False) -> None:

@@ -92,6 +92,8 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
             status, reason = "timeout", f"timed out after {timeout:g} s"
         elif _ended or (folder / KILL_FILE).exists():
             status, reason = "killed", "ended on request"
+        elif not folder.is_dir():
+            status, reason = "killed", "its folder was removed"
         elif os.fstat(log).st_size > log_bytes:  # it would go on until the disk is full, and again when it is rerun
             reason = f"its log passed {log_bytes / (1 << 30):.3g} GiB"
         if reason:
@@ -146,6 +148,8 @@ def _note(device: Lock, key: str) -> None:
 
 def _write(path: Path, result: dict[str, object]) -> None:
     """Write the ending, however long the disk is full: a training that has ended must not be trained again."""
+    if not path.parent.is_dir():
+        return  # removed with the run: nobody asks any more
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:

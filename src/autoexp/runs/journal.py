@@ -132,7 +132,6 @@ class Journal:
         data = os.pread(self._fd, self.size, 0)
         copy = self.path.with_name(f".{self.path.name}.again")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)
             os.replace(copy, self.path)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)

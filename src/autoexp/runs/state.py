@@ -152,7 +152,11 @@ def _taken(state: RunState, request: str | None) -> tuple[str, ...]:
 
 
 def _plan_made(state: RunState, event: ev.PlanMade) -> Changes:
-    return {"plan": event.plan, "stopping": False, "requests": _taken(state, event.request)}
+    # a baseline that was skipped is measured when it is asked for after all, as long as nothing else was tried
+    again = "baseline" in event.plan.stages and state.next_number == 1 and not state.trials and not state.open
+    closed = state.baseline_closed and not again
+    requests = _taken(state, event.request)
+    return {"plan": event.plan, "stopping": False, "requests": requests, "baseline_closed": closed}
 
 
 def _stop_requested(state: RunState, event: ev.StopRequested) -> Changes:

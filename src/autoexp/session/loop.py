@@ -28,7 +28,7 @@ from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
 from autoexp.workspace import settings as settings_module
 from autoexp.workspace.files import explained
-from autoexp.workspace.locks import Lock
+from autoexp.workspace.locks import Lock, held
 from autoexp.workspace.paths import LOG_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository
 
@@ -135,6 +135,10 @@ class Session:
                 said = f"{name} was {before.judged.get(name)} and is now {value}: trials from before may not compare"
                 self._note(said, f"changed-{name}-{value}")
         self._take_requests(fresh=True)
+        for other in self.workspace.run_ids():
+            if other != self.paths.run_id and held(self.workspace.run(other).lock):
+                text = f"run {other} is live in this workspace too: their trainings wait for each other's device"
+                self._note(text, f"live-{other}")
         for names, name, kind in (
             (self.proposers, self.state.plan.proposer, "proposer"),
             (self.executors, self.state.plan.executor, "executor"),
@@ -167,6 +171,8 @@ class Session:
             steps = next_stages(self.state, self.state.plan)
             if not steps:
                 return
+            if not self.paths.folder.is_dir():  # the keepers see it too
+                raise RunError(f"the run's folder was removed: {self.paths.folder}", "autoexp start")
             try:
                 progress = any(self._step(step) for step in steps)
             except Interrupted:
@@ -183,7 +189,8 @@ class Session:
         if baseline_failed(self.state):
             raise AutoexpError(
                 f"the unchanged program does not train: {self.state.trials[0].why}",
-                f"mend it and commit, then: autoexp start (log: {self.paths.attempt(0, 1) / LOG_FILE}); "
+                f"mend it and commit, or mend the settings, then: autoexp start "
+                f"(log: {self.paths.attempt(0, 1) / LOG_FILE}); "
                 "to go on without a baseline: autoexp resume --only loop",
             )
 

@@ -12,7 +12,8 @@ from autoexp.runs.state import RunState
 from autoexp.session.background import live
 from autoexp.session.snapshot import load
 from autoexp.workspace.inbox import queued
-from autoexp.workspace.paths import LOG_FILE, WAIT_FILE, RunPaths
+from autoexp.workspace.locks import held
+from autoexp.workspace.paths import LOCK_FILE, LOG_FILE, WAIT_FILE, RunPaths
 from autoexp.workspace.report import progress
 
 Phase = Literal["setup", "baseline", "loop", "done"]
@@ -119,7 +120,7 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         live=alive,
         pid=state.session.pid if alive and state.session else None,
         phase=_phase(state, summary),
-        waiting_on=_waiting_on(state, summary, alive, working),
+        waiting_on=_waiting_on(paths, state, summary, alive, working),
         setup_done=state.setup_done,
         baseline_done=state.baseline_closed,
         iterations_completed=summary["iterations_completed"],
@@ -134,7 +135,7 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         in_progress=working,
         eta_seconds=_eta(state, summary, working) if alive else None,
         ended=_ended(state, alive),
-        hint=(state.closed.hint or None) if state.closed and not alive else None,
+        hint=_hint(state, summary, working) if not alive else None,
         queued=len(queued(paths)) + paths.override.exists(),
         notes=[note.text for note in state.notes],
         paths=Paths(
@@ -212,8 +213,29 @@ def _progress(folder: Path) -> Progress | None:
     )
 
 
-def _waiting_on(state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]) -> str:
+def _hint(state: RunState, summary: dict[str, Any], working: list[InProgress]) -> str:
+    """What to type next when nobody works on the run."""
+    if state.closed is not None and state.closed.hint:
+        return state.closed.hint
+    left = working or not state.setup_done or summary["iterations_completed"] < state.plan.target
+    return "autoexp resume" if left else "autoexp resume --loops 5"
+
+
+def training_alone(paths: RunPaths, state: RunState) -> list[int]:
+    """The iterations whose training goes on under its keeper although no session is live."""
+    jobs = [(number, iteration.job) for number, iteration in sorted(state.open.items()) if iteration.stage == "train"]
+    return [number for number, job in jobs if job is not None and held(paths.folder / job.folder / LOCK_FILE)]
+
+
+def _waiting_on(
+    paths: RunPaths, state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]
+) -> str:
     if not alive:
+        if alone := training_alone(paths, state):
+            return (
+                f"nobody, but the training of iteration {alone[0]} goes on by itself: autoexp resume takes it in, "
+                "autoexp stop --now ends it"
+            )
         if working:
             return f"nobody: iteration {working[0].iteration} stands at {working[0].stage}; autoexp resume goes on"
         if not state.setup_done:
@@ -230,7 +252,7 @@ def _waiting_on(state: RunState, summary: dict[str, Any], alive: bool, working: 
         if item.waits_for_device:
             done = " (waits for the device: another training is on it)"
         words.append(f"{name}: {item.stage}{done}")
-    return ", ".join(words)
+    return ", ".join(words) + ("; then it stops, as was asked" if state.stopping else "")
 
 
 def _best(state: RunState, summary: dict[str, Any], baseline: float | None) -> BestSoFar | None:

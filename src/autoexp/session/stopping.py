@@ -8,6 +8,7 @@ from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.session import requests
 from autoexp.session.background import live, submit
 from autoexp.session.snapshot import load
+from autoexp.session.status import training_alone
 from autoexp.spec.context import pick
 from autoexp.workspace.paths import RunPaths, Workspace
 from autoexp.workspace.settings import load as load_settings
@@ -38,4 +39,6 @@ def stop_run(workspace: Workspace, paths: RunPaths, now: bool) -> str:
         for job in jobs:
             executor.kill(paths.folder / job.folder)
         return f"no session was live; ended {len(jobs)} training" + ("s" if len(jobs) > 1 else "")
+    if alone := training_alone(paths, state):
+        return f"no session is live, but {len(alone)} training goes on by itself: autoexp stop --now ends it"
     return "no session is live"

@@ -69,6 +69,7 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
     if failure is not None:
         raise failure
     raise PreconditionError(
-        f"no proposer has anything left to propose ({', '.join(dict.fromkeys(names))})",
-        "autoexp propose --set NAME=VALUE",
+        f"nothing to propose that was not tried ({', '.join(dict.fromkeys(names))}); "
+        f"search moves the ALL_CAPS constants of {', '.join(context.settings.files.editable)}",
+        "give more values a name in capitals, or: autoexp propose --patch FILE",
     )

@@ -72,6 +72,8 @@ def _outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_s
         if value is not None and math.isfinite(value):
             return Outcome(status="success", metric=value, **known)
         where = "its report" if report is not None else "what it printed"
+        if numbers:
+            where += f" (there are: {', '.join(list(numbers)[:8])})"
         if report is None and (folder / REPORT_FILE).exists():
             where += " (its report cannot be read)"
         what = f"no {metric.name} in {where}" if value is None else f"{metric.name} is {value}"

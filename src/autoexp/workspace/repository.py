@@ -159,7 +159,9 @@ class Repository:
         """The commit that is checked out. Raises PreconditionError when there is none yet."""
         commit = self.resolve("HEAD")
         if commit is None:
-            raise PreconditionError(f"{self.root} has no commit yet", "git add -A && git commit -m start")
+            raise PreconditionError(
+                f"{self.root} has no commit yet", "autoexp init . (or: git add -A && git commit -m start)"
+            )
         return commit
 
     def resolve(self, name: str) -> str | None:
