@@ -50,12 +50,16 @@ def proposal(name: str, value: object, description: str) -> dict[str, Any]:
     }
 
 
+SIZE = ("NO_COLOR", "COLUMNS", "LINES")
+"""What would say more about a terminal than the terminal does; pytest-xdist sets the last two."""
+
+
 class Cli:
     """`autoexp` in one folder."""
 
     def __init__(self, root: Path, **env: str) -> None:
         self.root = root
-        keep = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOEXP_", "GIT_")) and k != "NO_COLOR"}
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOEXP_", "GIT_")) and k not in SIZE}
         self.env = {**keep, "TERM": "xterm-256color", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1", **env}
 
     def __call__(self, *args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
