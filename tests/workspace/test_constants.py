@@ -165,3 +165,10 @@ def test_literal_refuses_a_number_of_thousands_of_signs() -> None:
     for _ in range(5000):
         node = ast.UnaryOp(ast.USub(), node)
     assert literal(node) is None
+
+
+def test_a_whole_number_takes_no_fraction() -> None:
+    source = "DEPTH = 2  # [1, 6]; layers\nSCALE = 1\n"
+    with pytest.raises(ProposalError, match="DEPTH is a whole number"):
+        replaced(source, "DEPTH", 3.5)
+    assert replaced(source, "SCALE", 0.5) == source.replace("SCALE = 1", "SCALE = 0.5")

@@ -119,6 +119,9 @@ def replaced(source: str, name: str, value: Constant) -> str:
     constant = constants[name]
     if not _alike(value, constant.value):
         raise ProposalError(f"{name} is {constant.value!r}; {value!r} is of another kind", "autoexp propose --help")
+    whole = isinstance(constant.value, int) and isinstance(constant.low, int) and isinstance(constant.high, int)
+    if whole and isinstance(value, float):
+        raise ProposalError(f"{name} is a whole number ({constant.value}), not {value!r}", "autoexp propose --help")
     if isinstance(value, float) and not math.isfinite(value):
         raise ProposalError(f"{name} cannot be {value!r}: there is no such literal", "autoexp propose --help")
     lines = _lines(source)
