@@ -74,7 +74,7 @@ class Autoexp(Adapter):
             d = json.loads(res.out)
         except ValueError:
             raise Fail("status output is not readable") from None
-        going_on = bool(d["in_progress"]) or d["live"]
+        going_on = bool(d["in_progress"]) or (d["live"] and d["phase"] != "done")
         ctx.completed_then = d["iterations_completed"]
         return Status(d["iterations_completed"], d["best_val_bpb"], d["kept_commit"], going_on, d["baseline_done"], d)
 

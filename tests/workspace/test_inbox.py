@@ -224,3 +224,21 @@ def test_a_bad_proposal_is_told_where_and_what(data: bytes, said: str) -> None:
         parse(data, "my.json")
     assert str(caught.value).startswith("my.json: ")
     assert "schema" in caught.value.hint
+
+
+def test_a_pipe_in_a_proposals_place_keeps_nobody_waiting_and_a_link_is_read(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    paths.folder.mkdir()
+    os.mkfifo(paths.override)
+    notes: list[str] = []
+    assert inbox.claim(paths, 1, lambda text, key: notes.append(text), "") is None
+    assert "no regular file" in notes[0]
+
+    paths.override.unlink()
+    fields = {"status": "ok", "description": "linked", "change_plan": "p", "commit_description": "c"}
+    (paths.folder / "mine.json").write_text(json.dumps(fields))
+    paths.override.symlink_to("mine.json")
+    taken = inbox.claim(paths, 1, lambda text, key: None, "")
+
+    assert taken is not None and taken[0].description == "linked" and taken[1] == "next_proposal"
+    assert not paths.override.is_symlink() and paths.consumed(1).exists()

@@ -84,6 +84,7 @@ def test_the_last_printed_summary_is_read(tmp_path: Path, log: str, metric: floa
         ("old_val_bpb: 0.5\nval_bpb_2: 0.5", "no val_bpb in what it printed (there are: old_val_bpb, val_bpb_2)"),
         ("val_bpb: 0.5 (approximately)", "no val_bpb in what it printed"),
         ("val_bpb: 0.9 (best so far)", "no val_bpb in what it printed"),
+        ("val_bpb: 0.5\nval_bpb: 1.19 (final)", "no val_bpb in what it printed"),
         ("val_bpb: 0,998", "no val_bpb in what it printed"),
         ("val_bpb: 1,23", "no val_bpb in what it printed"),
         ("val_bpb: 12,34.5", "no val_bpb in what it printed"),
@@ -288,7 +289,7 @@ def test_whatever_reading_raises_is_a_crash(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["val/loss", "eval loss", "acc@1", "f(x)+[a-z]*", "損失", "val.loss", "a: b", "1st"])
 def test_a_metric_may_have_any_name(tmp_path: Path, name: str) -> None:
-    (tmp_path / LOG_FILE).write_text(f"{name}: 0.7\n  {name} = 0.5\nthe {name}: 0.1\n{name}2: 0.2\n{name}: 0.3 now\n")
+    (tmp_path / LOG_FILE).write_text(f"{name}: 0.3 now\n{name}: 0.7\n  {name} = 0.5\nthe {name}: 0.1\n{name}2: 0.2\n")
     result = outcome(tmp_path, Metric(name=name), "exited", 0, 1.0, "")
     assert (result.status, result.metric) == ("success", 0.5)
     assert result.metrics[name] == 0.5

@@ -6,7 +6,9 @@ name says that it was already taken, by this very iteration.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -113,7 +115,8 @@ def claim(
     rest = [path for path in files if not path.name.startswith("0")]
     for path in [*first, paths.override, *rest]:
         try:
-            proposal = parse(path.read_bytes(), path.name)
+            data = _read(path)
+            proposal = parse(data, path.name)
             _usable(proposal, path.name, refusal)
         except FileNotFoundError:
             continue
@@ -126,10 +129,22 @@ def claim(
         source = "next_proposal" if path == paths.override else _SOURCES[path.name[0]]
         taken.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(taken.with_suffix(".source"), source)
-        os.replace(path, taken)
+        if path.is_symlink():  # renamed, a relative one would lead nowhere
+            write_atomic(taken, data)
+            path.unlink()
+        else:
+            os.replace(path, taken)
         if (renamed := _opened(taken, note)) is not None:
             return renamed, source
     return None
+
+
+def _read(path: Path) -> bytes:
+    """A file's bytes. A pipe in its place, which would keep us waiting, is an OSError."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read()
 
 
 def _opened(taken: Path, note: Callable[[str, str], None]) -> Proposal | None:

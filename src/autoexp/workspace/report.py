@@ -103,6 +103,11 @@ def printed(log: str, metric: str = "") -> dict[str, float]:
     for key, text in re.findall(rf"^[ \t]*({name})[ \t]*[:=][ \t]*(\S+)[ \t]*$", lines, re.MULTILINE):
         if _NUMBER.fullmatch(text):
             found[key] = float(text.replace(",", ""))
+    if metric.strip():
+        numbers = rf"^[ \t]*{re.escape(metric.strip())}[ \t]*[:=][ \t]*([-+.]?[0-9].*)$"
+        said = re.findall(numbers, lines, re.MULTILINE)
+        if said and not _NUMBER.fullmatch(said[-1].strip()):
+            found.pop(metric.strip(), None)  # `1.19 (final)`: the last number counts, or none does
     return found
 
 
