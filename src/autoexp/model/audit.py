@@ -11,23 +11,21 @@ import torch
 from autoexp.model.data import to_device
 from autoexp.model.devices import Device
 from autoexp.model.errors import TrainingFailed
-from autoexp.model.evaluate import Losses
+from autoexp.model.evaluate import Losses, judge
 from autoexp.model.prepared import Prepared
 
 PLACES = 16  # tokens of context in the test of the probabilities
 AT_A_TIME = 512  # tokens of the vocabulary
 
 
-@torch.no_grad()
 def check_causal(losses: Losses, data: Prepared, device: Device, rows: int) -> None:
     """Raise TrainingFailed if other tokens later in the input change the loss of a target before them."""
     inputs, targets = to_device(data.rows("val")[:1].repeat(rows, axis=0), device.torch_device)
     middle = inputs.size(1) // 2
     changed = inputs.clone()
     changed[:, middle:] = (changed[:, middle:] + 1) % data.vocab_size
-    with device.autocast():
-        before = losses(inputs, targets).view(targets.shape)[:, :middle]
-        after = losses(changed, targets).view(targets.shape)[:, :middle]
+    before = judge(losses, inputs, targets, device)[:, :middle]
+    after = judge(losses, changed, targets, device)[:, :middle]
     difference = float((before - after).abs().max())
     if not difference < (1e-3 if device.dtype == torch.float32 else 0.05):
         raise TrainingFailed(

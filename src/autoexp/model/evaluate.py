@@ -27,7 +27,6 @@ def bits_per_byte(nats: float, text_bytes: int) -> float:
     return nats / (math.log(2) * text_bytes)
 
 
-@torch.no_grad()
 def evaluate(
     losses: Losses,
     data: Prepared,
@@ -50,9 +49,8 @@ def evaluate(
         # A short last part is filled up, so that a compiled model sees one shape, and the filling is not counted.
         filled = np.concatenate([part, np.repeat(part[-1:], rows_at_a_time - len(part))])
         inputs, targets = to_device(rows[filled], device.torch_device)
-        with device.autocast():
-            loss = losses(inputs, targets).view(targets.shape)
-        loss, size = loss[: len(part)].float(), lengths[targets[: len(part)]]
+        loss = judge(losses, inputs, targets, device)[: len(part)]
+        size = lengths[targets[: len(part)]]
         nats.append(torch.where(size > 0, loss, 0.0).sum(dim=1))  # a sum a row: exact enough in float32
         sizes.append(size.sum(dim=1))
         tick((start + len(part)) / len(chosen))
@@ -61,3 +59,12 @@ def evaluate(
     if not math.isfinite(answer):
         raise TrainingFailed(f"val_bpb is {answer}")
     return answer
+
+
+def judge(losses: Losses, inputs: Tensor, targets: Tensor, device: Device) -> Tensor:
+    """The loss of every target, (rows, seq_len) float32, for inputs of the shape that the model was trained on.
+
+    A compiled model is called as in training, with gradients on: without them it would be compiled once more.
+    """
+    with torch.set_grad_enabled(device.compiles), device.autocast():
+        return losses(inputs, targets).detach().view(targets.shape).float()

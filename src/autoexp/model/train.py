@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoexp.model import Trial, attend
+from autoexp.model import Trial, attend, relu2_mlp, softcap_cross_entropy
 
 PROFILE = "h100"  # the machine this file was written for
 
@@ -36,6 +36,9 @@ QK_SCALE = 1.0  # [0.7, 2.0]; sharpness of attention, on top of 1/sqrt(HEAD_DIM)
 SOFTCAP = 15.0  # [5.0, 50.0] log; logits stay within plus and minus this
 INIT_SCALE = 1.0  # [0.3, 2.0] log; initial size of the matrices, in units of 1/sqrt(width)
 X0_LAMBDA_INIT = 0.1  # [0.0, 0.5]; initial share of the first hidden state that each layer is given again
+VALUE_GATE = 2.0  # [1.0, 4.0]; largest weight of a value embedding
+NGRAMS = 1  # {1, 2, 3}; longest sequence of tokens that has a vector of its own, found by hashing; 1 = none
+NGRAM_ROWS = 2**18  # {2**14, 2**16, 2**17, 2**18, 2**19}; vectors in each of these tables
 
 # The optimizer
 TOTAL_BATCH_SIZE = 2**19  # {2**16, 2**17, 2**18, 2**19, 2**20}; tokens a step
@@ -69,10 +72,13 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotary_table(tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position and frequency, each (tokens, 1, head_dim / 2)."""
+    """Cosine and sine of every position and frequency, each (tokens, 1, head_dim / 2).
+
+    Queries and keys are turned by the same table, so the sharpness of attention is put in here, half of it in each.
+    """
     frequency = ROPE_BASE ** -(torch.arange(0, head_dim, 2).float() / head_dim)
     angle = torch.outer(torch.arange(tokens).float(), frequency)[:, None, :]
-    return angle.cos(), angle.sin()
+    return angle.cos() * math.sqrt(QK_SCALE), angle.sin() * math.sqrt(QK_SCALE)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -82,42 +88,43 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention; on layers with a value embedding, gated by the hidden state, it joins the values."""
+    """Causal self-attention; on some layers a value embedding of the token, gated by the hidden state, joins the values."""
 
-    def __init__(self, width: int, heads: int, window: int, has_value_embedding: bool) -> None:
+    def __init__(self, width: int, heads: int, window: int, value_vocab: int) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
+        self.qkv = nn.Parameter(torch.empty(3, width, width))  # three matrices, one product
         self.out = nn.Linear(width, width, bias=False)
-        self.gate = nn.Linear(min(GATE_CHANNELS, width), heads, bias=False) if has_value_embedding else None
+        self.value_embedding = nn.Embedding(value_vocab, width) if value_vocab else None
+        self.gate = nn.Linear(min(GATE_CHANNELS, width), heads, bias=False) if value_vocab else None
 
-    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        shape = (*x.shape[:2], self.heads, -1)  # (rows, tokens, heads, head_dim)
-        q = norm(rotate(self.query(x).view(shape), cos, sin)) * QK_SCALE
-        k = norm(rotate(self.key(x).view(shape), cos, sin))
-        v = self.value(x).view(shape)
-        if self.gate is not None and value_embedding is not None:
-            gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (rows, tokens, heads), 0 to 2
-            v = v + gate[..., None] * value_embedding.view(shape)
-        out: Tensor = self.out(attend(q.to(v.dtype), k.to(v.dtype), v, self.window).reshape(x.shape))
+    def forward(self, x: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rows, tokens, width = x.shape
+        qkv = nn.functional.linear(x, self.qkv.flatten(0, 1)).view(rows, tokens, 3, self.heads, -1)
+        q, k, v = qkv.unbind(2)  # each (rows, tokens, heads, head_dim)
+        q, k = rotate(norm(q), cos, sin).to(v.dtype), rotate(norm(k), cos, sin).to(v.dtype)
+        if self.gate is not None and self.value_embedding is not None:
+            gate = VALUE_GATE * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (rows, tokens, heads)
+            v = v + gate[..., None] * self.value_embedding(ids).view(v.shape).to(v.dtype)
+        out: Tensor = self.out(attend(q, k, v, self.window).reshape(rows, tokens, width))
         return out
 
 
 class Block(nn.Module):
-    """One layer: attention, then the MLP, each on the normed residual stream and added to it."""
+    """One layer: a learned mix with the first hidden state, then attention and the MLP, each added to the stream."""
 
-    def __init__(self, width: int, heads: int, window: int, has_value_embedding: bool) -> None:
+    def __init__(self, width: int, heads: int, window: int, value_vocab: int) -> None:
         super().__init__()
-        self.attention = Attention(width, heads, window, has_value_embedding)
-        self.up = nn.Linear(width, MLP_RATIO * width, bias=False)
-        self.down = nn.Linear(MLP_RATIO * width, width, bias=False)
+        self.attention = Attention(width, heads, window, value_vocab)
+        self.up = nn.Parameter(torch.empty(MLP_RATIO * width, width))
+        self.down = nn.Parameter(torch.empty(MLP_RATIO * width, width))
+        self.residual_lambda = nn.Parameter(torch.empty(()))
+        self.x0_lambda = nn.Parameter(torch.empty(()))
 
-    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(norm(x), value_embedding, cos, sin)
-        added: Tensor = self.down(nn.functional.relu(self.up(norm(x))).square())
-        return x + added
+    def forward(self, x: Tensor, first: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = (self.residual_lambda * x + self.x0_lambda * first).to(first.dtype)
+        x = x + self.attention(norm(x), ids, cos, sin)
+        return x + relu2_mlp(norm(x), self.up, self.down)
 
 
 class GPT(nn.Module):
@@ -132,17 +139,13 @@ class GPT(nn.Module):
         self.width = heads * HEAD_DIM
         self.vocab_size = vocab_size
         self.windows = [self.window_of(layer, seq_len) for layer in range(DEPTH)]
-        with_value = [layer % 2 == (DEPTH - 1) % 2 for layer in range(DEPTH)]  # every other layer, the last included
         self.embedding = nn.Embedding(vocab_size, self.width)
-        self.value_embeddings: Any = nn.ModuleDict(
-            {str(layer): nn.Embedding(vocab_size, self.width) for layer in range(DEPTH) if with_value[layer]}
-        )
+        self.ngrams: Any = nn.ModuleDict({str(n): nn.Embedding(NGRAM_ROWS, self.width) for n in range(2, NGRAMS + 1)})
         self.blocks: Any = nn.ModuleList(
-            Block(self.width, heads, window, has) for window, has in zip(self.windows, with_value, strict=True)
+            Block(self.width, heads, window, vocab_size if layer % 2 == (DEPTH - 1) % 2 else 0)
+            for layer, window in enumerate(self.windows)  # every other layer has a value embedding, the last included
         )
         self.head = nn.Linear(self.width, vocab_size, bias=False)
-        self.residual_lambdas = nn.Parameter(torch.ones(DEPTH))
-        self.x0_lambdas = nn.Parameter(torch.zeros(DEPTH))
         cos, sin = rotary_table(seq_len, HEAD_DIM)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -151,6 +154,11 @@ class GPT(nn.Module):
         """How many tokens back the attention of `layer` sees."""
         short = WINDOW_PATTERN[layer % len(WINDOW_PATTERN)] == "S" and layer < DEPTH - 1
         return max(1, seq_len // SHORT_WINDOW_DIVISOR) if short else seq_len
+
+    def embeddings(self) -> list[nn.Embedding]:
+        """All tables of token vectors."""
+        values = [block.attention.value_embedding for block in self.blocks if block.attention.value_embedding]
+        return [self.embedding, *self.ngrams.values(), *values]
 
     @torch.no_grad()
     def init_weights(self, dtype: torch.dtype) -> None:
@@ -161,58 +169,71 @@ class GPT(nn.Module):
         bound = INIT_SCALE * math.sqrt(3 / self.width)  # of a uniform distribution of deviation 1/sqrt(width)
         nn.init.normal_(self.embedding.weight, std=1.0)
         nn.init.normal_(self.head.weight, std=0.001)
-        for embedding in self.value_embeddings.values():
-            nn.init.uniform_(embedding.weight, -bound, bound)
+        for table in self.ngrams.values():
+            nn.init.zeros_(table.weight)
         for block in self.blocks:
-            for matrix in (block.attention.query, block.attention.key, block.attention.value, block.up):
-                nn.init.uniform_(matrix.weight, -bound, bound)
-            for matrix in (block.attention.out, block.attention.gate, block.down):
-                if matrix is not None:
-                    nn.init.zeros_(matrix.weight)
-        self.residual_lambdas.fill_(1.0)
-        self.x0_lambdas.fill_(X0_LAMBDA_INIT)
-        self.embedding.to(dtype=dtype)
-        self.value_embeddings.to(dtype=dtype)
+            attention = block.attention
+            for matrix in (attention.qkv, block.up):
+                nn.init.uniform_(matrix, -bound, bound)
+            for matrix in (attention.out.weight, block.down):
+                nn.init.zeros_(matrix)
+            if attention.gate is not None:
+                nn.init.zeros_(attention.gate.weight)
+                nn.init.uniform_(attention.value_embedding.weight, -bound, bound)
+            block.residual_lambda.fill_(1.0)
+            block.x0_lambda.fill_(X0_LAMBDA_INIT)
+        for embedding in self.embeddings():
+            embedding.to(dtype=dtype)
         self.cos, self.sin = self.cos.to(dtype), self.sin.to(dtype)
 
-    def logits(self, inputs: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
+        """The first hidden state, (rows, tokens, width): the token's vector, and those of what it ends, hashed."""
+        x: Tensor = self.embedding(ids)
+        key = ids
+        for n in range(2, NGRAMS + 1):
+            earlier = nn.functional.pad(ids, (n - 1, 0))[:, : ids.size(1)]  # the token n - 1 places before
+            key = (key * 36_313 + earlier * 27_191 + n) & 0x3FFF_FFFF
+            x = x + self.ngrams[str(n)](key % NGRAM_ROWS)
+        return norm(x)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """What the head sees, (rows, tokens, width)."""
+        x = first = self.embed(ids)
+        cos, sin = self.cos[: ids.size(1)], self.sin[: ids.size(1)]
+        for block in self.blocks:
+            x = block(x, first, ids, cos, sin)
+        return norm(x)
+
+    def logits(self, ids: Tensor) -> Tensor:
         """Scores of the next token at every place, (rows, tokens, vocab) float32."""
-        x = first = norm(self.embedding(inputs))  # (rows, tokens, width)
-        tokens = inputs.size(1)
-        cos, sin = self.cos[:tokens], self.sin[:tokens]
-        for layer, block in enumerate(self.blocks):
-            x = self.residual_lambdas[layer] * x + self.x0_lambdas[layer] * first
-            name = str(layer)
-            value = self.value_embeddings[name](inputs) if name in self.value_embeddings else None
-            x = block(x, value, cos, sin)
-        return SOFTCAP * torch.tanh(self.head(norm(x)).float() / SOFTCAP)
+        return SOFTCAP * torch.tanh(self.head(self.hidden(ids)).float() / SOFTCAP)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        logits = self.logits(inputs)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        return loss.view(targets.shape)
+        return softcap_cross_entropy(self.hidden(inputs), self.head.weight, targets, SOFTCAP)
 
     def flops_per_token(self) -> float:
         """Forward and backward: 6 for each weight of a product, and attention over each layer's window."""
-        products: int = sum(p.numel() for p in self.blocks.parameters()) + self.head.weight.numel()
+        tables = {table.weight for table in self.embeddings()}
+        products = sum(p.numel() for p in self.parameters() if p.ndim > 1 and p not in tables)
         return 6 * products + sum(12 * self.width * min(window, self.cos.size(0)) for window in self.windows)
 
     def bytes_per_token(self) -> float:
-        """About what a training pass keeps in memory for each token; the logits weigh most."""
-        return 24 * self.width * DEPTH * (8 + 2 * MLP_RATIO) / 16 + 12 * self.vocab_size
+        """About what a training pass keeps in memory for each token."""
+        return 2 * self.width * DEPTH * (8 + MLP_RATIO) + 4 * self.vocab_size
 
     def groups(self) -> Iterator[dict[str, Any]]:
         """The optimizer's parameter groups."""
         scale = (self.width / 768) ** -0.5  # AdamW's rates were tuned at width 768
         betas = (ADAM_BETA1, ADAM_BETA2)
-        embeddings = [self.embedding.weight, *self.value_embeddings.parameters()]
+        tables = [table.weight for table in self.embeddings()]
         yield adamw([self.head.weight], UNEMBEDDING_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
-        yield adamw(embeddings, EMBEDDING_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
-        yield adamw([self.residual_lambdas], SCALAR_LR * 0.01, betas, 0.0)
-        yield adamw([self.x0_lambdas], SCALAR_LR, (0.96, 0.95), 0.0)
-        matrices = list(self.blocks.parameters())
-        for shape in sorted({matrix.shape for matrix in matrices}):  # stacked, so that each shape is one update
-            same = [matrix for matrix in matrices if matrix.shape == shape]
+        yield adamw(tables, EMBEDDING_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
+        yield adamw([block.residual_lambda for block in self.blocks], SCALAR_LR * 0.01, betas, 0.0)
+        yield adamw([block.x0_lambda for block in self.blocks], SCALAR_LR, (0.96, 0.95), 0.0)
+        taken = {self.head.weight, *tables}
+        matrices = [p for p in self.parameters() if p.ndim > 1 and p not in taken]
+        for shape in sorted({matrix.shape[-2:] for matrix in matrices}):  # stacked: each shape is one update
+            same = [matrix for matrix in matrices if matrix.shape[-2:] == shape]
             yield {
                 "kind": "muon",
                 "params": same,
@@ -279,25 +300,6 @@ def muon_update(
     params.sub_(lr * (update + decay * params * (update * params >= 0)))
 
 
-def adamw_update(
-    param: Tensor,
-    grad: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    step: Scalar,
-    lr: Scalar,
-    beta1: Scalar,
-    beta2: Scalar,
-    decay: Scalar,
-) -> None:
-    """One AdamW step on a weight of any shape, in place; `mean` and `square` have its shape, `step` counts from 1."""
-    param.mul_(1 - lr * decay)
-    mean.lerp_(grad, 1 - beta1)
-    square.lerp_(grad.square(), 1 - beta2)
-    size = (square / (1 - beta2**step)).sqrt() + 1e-10
-    param.sub_(lr / (1 - beta1**step) * (mean / size))
-
-
 class MuonAdamW:
     """Muon for groups of kind `muon`, matrices of one shape; AdamW for groups of kind `adamw`.
 
@@ -310,7 +312,6 @@ class MuonAdamW:
         self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.scalar = partial(torch.tensor, dtype=torch.float32) if compiles else float
         self.muon_update = torch.compile(muon_update, dynamic=False) if compiles else muon_update
-        self.adamw_update = torch.compile(adamw_update, dynamic=False) if compiles else adamw_update
 
     @torch.no_grad()
     def step(self) -> None:
@@ -318,32 +319,48 @@ class MuonAdamW:
             if group["kind"] == "muon":
                 self.step_muon(group)
             else:
-                for param in group["params"]:
-                    self.step_adamw(group, param)
+                self.step_adamw(group)
 
     def step_muon(self, group: dict[str, Any]) -> None:
-        params = group["params"]
-        rows, columns = params[0].shape
+        params = group["params"]  # each (rows, columns), or several of them stacked
+        rows, columns = params[0].shape[-2:]
         state = self.state[params[0]]  # of the whole group
-        stacked, grads = torch.stack(params), torch.stack([param.grad for param in params])
+        stacked = torch.cat([param.view(-1, rows, columns) for param in params])
+        grads = torch.cat([param.grad.view(-1, rows, columns) for param in params])
         if not state:
             state["mean"] = torch.zeros_like(stacked)
-            state["variance"] = stacked.new_zeros(
-                (len(params), rows, 1) if rows >= columns else (len(params), 1, columns)
-            )
+            state["variance"] = stacked.new_zeros((len(stacked), rows, 1) if rows >= columns else (len(stacked), 1, columns))
         lr = group["lr"] * max(1.0, rows / columns) ** 0.5
         scalars = map(self.scalar, (lr, group["momentum"], MUON_BETA2, group["weight_decay"]))
-        self.muon_update(stacked, grads, state["mean"], state["variance"], *scalars)
-        torch._foreach_copy_(params, list(stacked.unbind()))
+        update = self.muon_update if rows * columns > 2**14 else muon_update  # not worth compiling for a gate
+        update(stacked, grads, state["mean"], state["variance"], *scalars)
+        parts = stacked.split([param.numel() // (rows * columns) for param in params])
+        torch._foreach_copy_(params, [part.view_as(param) for part, param in zip(parts, params, strict=True)])
 
-    def step_adamw(self, group: dict[str, Any], param: Tensor) -> None:
-        state = self.state[param]
-        if not state:
-            state.update(step=0, mean=torch.zeros_like(param), square=torch.zeros_like(param))
-        state["step"] += 1
-        assert param.grad is not None
-        scalars = map(self.scalar, (float(state["step"]), group["lr"], *group["betas"], group["weight_decay"]))
-        self.adamw_update(param, param.grad, state["mean"], state["square"], *scalars)
+    def step_adamw(self, group: dict[str, Any]) -> None:
+        params = group["params"]
+        for param in params:
+            if not self.state[param]:
+                step = torch.zeros((), dtype=torch.float32, device=param.device)
+                self.state[param].update(step=step, mean=torch.zeros_like(param), square=torch.zeros_like(param))
+        states = [self.state[param] for param in params]
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        torch._fused_adamw_(
+            params,
+            [param.grad for param in params],
+            [state["mean"] for state in states],
+            [state["square"] for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=1e-10,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 # --- schedules and loop -----------------------------------------------------------------------------------------------

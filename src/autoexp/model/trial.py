@@ -18,6 +18,7 @@ import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +31,13 @@ from torch import Tensor
 from autoexp.model import attention
 from autoexp.model.audit import check_causal, check_probabilities
 from autoexp.model.clock import Optimizer, Rewind, TrainingClock, seconds_since_process_start
+from autoexp.model.compiling import compile_regions, eager, use_caches
 from autoexp.model.console import Progress
 from autoexp.model.data import Batches, rows_at_a_time
 from autoexp.model.devices import open_device
 from autoexp.model.errors import BadInput, TrainerError, tell
 from autoexp.model.evaluate import Losses, evaluate
-from autoexp.model.prepared import find_prepared
+from autoexp.model.prepared import cache_folder, find_prepared
 from autoexp.model.profiles import PROFILES
 from autoexp.model.report import (
     LossCurve,
@@ -97,6 +99,8 @@ class Trial:
             # The cpu profile stays on the CPU even beside a GPU: its budget is too short to compile anything.
             self.device = open_device(environ, "cpu" if self.profile.device == "cpu" else "best")
             on_cpu = self.device.torch_device.type == "cpu"
+            if self.device.compiles:
+                use_caches(cache_folder(environ) / "compiled")
             self.clock = clock or TrainingClock(budget, work=time.process_time if on_cpu else None)
             self.metrics = Metrics(self.path.with_name("metrics.jsonl"), append=self.checkpoint is not None)
         except TrainerError as error:
@@ -154,7 +158,9 @@ class Trial:
     def compiled(self, model: torch.nn.Module, windows: Iterable[int] = ()) -> Losses:
         """`model` made fast for this device; `windows` are those it calls `attend` with."""
         self.attention = attention.prepare(self.data.seq_len, windows, self.device.torch_device, self.device.compiles)
-        return torch.compile(model, dynamic=False) if self.device.compiles else model
+        if self.device.compiles:
+            compile_regions(model)
+        return model
 
     def describe(self, **facts: Any) -> None:
         """Put facts about the model into the report: depth, and flops_per_token for the utilisation."""
@@ -281,7 +287,8 @@ class Trial:
         self._evaluated(0.0)
         val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated)
         check_causal(losses, self.data, self.device, self.rows_per_part if self.device.compiles else 1)
-        check_probabilities(model, self.data, self.device)
+        with eager() if self.device.compiles else nullcontext():  # shapes that come once
+            check_probabilities(model, self.data, self.device)
         self._evaluated(1.0)
         ended = seconds_since_process_start()
         report = {
