@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoexp.model.attention import attend
-    from autoexp.model.kernels import relu2_mlp, softcap_cross_entropy
+    from autoexp.model.kernels import relu2_mlp, rotated_heads, softcap_cross_entropy
     from autoexp.model.trial import Step, Trial
 
-__all__ = ["Step", "Trial", "attend", "relu2_mlp", "softcap_cross_entropy"]
+__all__ = ["Step", "Trial", "attend", "relu2_mlp", "rotated_heads", "softcap_cross_entropy"]
 
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import, and preparing data needs none of it
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:  # torch takes seconds to import, and prepari
         from autoexp.model.attention import attend
 
         return attend
-    if name in ("relu2_mlp", "softcap_cross_entropy"):
+    if name in ("relu2_mlp", "rotated_heads", "softcap_cross_entropy"):
         from autoexp.model import kernels
 
         return getattr(kernels, name)

@@ -54,9 +54,12 @@ class Batches:
         chosen, self.order = self.order[:count], self.order[count:]
         return chosen
 
-    def step(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The parts of one optimizer step: inputs and targets, each (rows_per_part, seq_len) int64 on the device."""
-        for _ in range(self.parts):
+    def step(self, parts: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The parts of one optimizer step: inputs and targets, each (rows_per_part, seq_len) int64 on the device.
+
+        A smaller step has fewer `parts` than a whole one.
+        """
+        for _ in range(self.parts if parts is None else parts):
             yield to_device(self.rows[np.sort(self.take(self.rows_per_part))], self.device)
 
 

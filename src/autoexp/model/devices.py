@@ -88,6 +88,7 @@ def open_device(environ: Mapping[str, str] = os.environ, default: str = "best") 
             f"AUTOEXP_DEVICE={name} cannot be used: {reason}", "unset it, or name cpu, cuda or mps"
         ) from None
     if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32 for what is not autocast
         compiles = environ.get("AUTOEXP_COMPILE", "1") != "0"

@@ -20,46 +20,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoexp.model import Trial, attend, relu2_mlp, softcap_cross_entropy
+from autoexp.model import Trial, attend, relu2_mlp, rotated_heads, softcap_cross_entropy
 
 PROFILE = "h100"  # the machine this file was written for
 
 # The model
-DEPTH = 8  # [2, 16]; number of layers
+DEPTH = 9  # [2, 16]; number of layers
 ASPECT_RATIO = 64  # [32, 96]; width is DEPTH * ASPECT_RATIO, rounded up to whole heads
 HEAD_DIM = 128  # {64, 128}; channels of an attention head
 MLP_RATIO = 4  # [2, 6]; hidden width of the MLP over the width
-WINDOW_PATTERN = "SSSL"  # {"L", "SL", "SSL", "SSSL", "SSSSL"}; S = short window, L = full, repeated; the last is L
-SHORT_WINDOW_DIVISOR = 2  # {2, 4, 8, 16}; the short window is the context over this
-ROPE_BASE = 10_000.0  # [1000.0, 1000000.0] log; longest wavelength of the rotary positions
+WINDOW_PATTERN = "SSSSL"  # {"L", "SL", "SSL", "SSSL", "SSSSL"}; S = short window, L = full, repeated; the last is L
+SHORT_WINDOW_DIVISOR = 8  # {2, 4, 8, 16}; the short window is the context over this
+ROPE_BASE = 200_000.0  # [1000.0, 1000000.0] log; longest wavelength of the rotary positions
 QK_SCALE = 1.0  # [0.7, 2.0]; sharpness of attention, on top of 1/sqrt(HEAD_DIM)
 SOFTCAP = 15.0  # [5.0, 50.0] log; logits stay within plus and minus this
-INIT_SCALE = 1.0  # [0.3, 2.0] log; initial size of the matrices, in units of 1/sqrt(width)
-X0_LAMBDA_INIT = 0.1  # [0.0, 0.5]; initial share of the first hidden state that each layer is given again
+INIT_SCALE = 0.68  # [0.3, 2.0] log; initial size of the matrices, in units of 1/sqrt(width)
+X0_LAMBDA_INIT = 0.05  # [0.0, 0.5]; initial share of the first hidden state that each layer is given again
+VALUE_EVERY = 2  # {1, 2, 3}; one layer of so many has a value embedding, the last always
 VALUE_GATE = 2.0  # [1.0, 4.0]; largest weight of a value embedding
-NGRAMS = 1  # {1, 2, 3}; longest sequence of tokens that has a vector of its own, found by hashing; 1 = none
-NGRAM_ROWS = 2**18  # {2**14, 2**16, 2**17, 2**18, 2**19}; vectors in each of these tables
+NGRAMS = 2  # {1, 2, 3}; longest run of tokens that has a vector of its own, found by hashing; 1 = single tokens only
+NGRAM_ROWS = 2**18  # {2**14, 2**16, 2**18, 2**19, 2**20}; vectors in each of these tables
 
 # The optimizer
-TOTAL_BATCH_SIZE = 2**19  # {2**16, 2**17, 2**18, 2**19, 2**20}; tokens a step
+TOTAL_BATCH_SIZE = 2**18  # {2**16, 2**17, 2**18, 2**19, 2**20}; tokens a step
+START_BATCH = 1.0  # {0.25, 0.5, 1.0}; part of that in the first steps
+START_UNTIL = 0.25  # [0.05, 0.6]; part of the budget in which steps are so small
 MATRIX_LR = 0.04  # [0.005, 0.2] log; learning rate of the matrices (Muon)
-EMBEDDING_LR = 0.6  # [0.05, 3.0] log; learning rate of token and value embeddings (AdamW)
-UNEMBEDDING_LR = 0.004  # [0.0005, 0.05] log; learning rate of the head (AdamW)
+EMBEDDING_LR = 0.9  # [0.05, 3.0] log; learning rate of token and value embeddings (AdamW)
+NGRAM_LR = 0.3  # [0.02, 3.0] log; learning rate of the n-gram embeddings (AdamW)
+UNEMBEDDING_LR = 0.005  # [0.0005, 0.05] log; learning rate of the head (AdamW)
 SCALAR_LR = 0.5  # [0.02, 2.0] log; learning rate of the per-layer scalars (AdamW)
 WEIGHT_DECAY = 0.2  # [0.0, 1.0]; cautious decay of the matrices, falling to 0 over the budget
-EMBEDDING_WEIGHT_DECAY = 0.0  # [0.0, 0.02]; decay of embeddings and head
+EMBEDDING_WEIGHT_DECAY = 0.001  # [0.0, 0.02]; decay of token and n-gram embeddings
+VALUE_WEIGHT_DECAY = 0.003  # [0.0, 0.02]; decay of value embeddings
+HEAD_WEIGHT_DECAY = 0.01  # [0.0, 0.1]; decay of the head
 ADAM_BETA1 = 0.8  # [0.5, 0.95]; memory of AdamW's mean
 ADAM_BETA2 = 0.95  # [0.8, 0.999]; memory of AdamW's variance
 MUON_MOMENTUM = 0.95  # [0.8, 0.99]; memory of Muon's mean, once ramped up
+FINAL_MOMENTUM = 0.95  # [0.7, 0.99]; and at the end: it moves there while the rates fall
 MUON_BETA2 = 0.95  # [0.8, 0.999]; memory of Muon's variance
 GRAD_CLIP = 0.0  # {0.0, 0.1, 0.3, 1.0}; longest gradient over all weights; 0 = any
 WARMUP_RATIO = 0.0  # [0.0, 0.3]; part of the budget in which the learning rates rise
-WARMDOWN_RATIO = 0.5  # [0.1, 1.0]; part of the budget in which they fall
-FINAL_LR_FRAC = 0.0  # [0.0, 0.2]; what is left of them at the end
+WARMDOWN_RATIO = 0.75  # [0.1, 1.0]; part of the budget in which they fall
+FINAL_LR_FRAC = 0.05  # [0.0, 0.2]; what is left of them at the end
 
 # Not searched: they change speed or a start, hardly the result
 DEVICE_BATCH_SIZE = 128  # rows that go through the model at once, at most
-MOMENTUM_RAMP_STEPS = 300  # steps from momentum 0.85 to MUON_MOMENTUM
+MOMENTUM_RAMP_STEPS = 200  # steps from momentum 0.85 to MUON_MOMENTUM
 GATE_CHANNELS = 32  # channels of the hidden state that a value gate looks at
 
 
@@ -68,27 +75,21 @@ GATE_CHANNELS = 32  # channels of the hidden state that a value gate looks at
 
 def norm(x: Tensor) -> Tensor:
     """RMS norm over the last dimension, without weights."""
-    return nn.functional.rms_norm(x, (x.size(-1),))
+    return nn.functional.rms_norm(x, (x.size(-1),), eps=1e-6)
 
 
 def rotary_table(tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position and frequency, each (tokens, 1, head_dim / 2).
+    """Cosine and sine of every position and frequency, each (tokens, head_dim / 2).
 
     Queries and keys are turned by the same table, so the sharpness of attention is put in here, half of it in each.
     """
     frequency = ROPE_BASE ** -(torch.arange(0, head_dim, 2).float() / head_dim)
-    angle = torch.outer(torch.arange(tokens).float(), frequency)[:, None, :]
+    angle = torch.outer(torch.arange(tokens).float(), frequency)
     return angle.cos() * math.sqrt(QK_SCALE), angle.sin() * math.sqrt(QK_SCALE)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the two halves of each head, x (rows, tokens, heads, head_dim), by its position's angles."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
-
-
 class Attention(nn.Module):
-    """Causal self-attention; on some layers a value embedding of the token, gated by the hidden state, joins the values."""
+    """Causal self-attention; on some layers a value embedding of the token, with a gate, joins the values."""
 
     def __init__(self, width: int, heads: int, window: int, value_vocab: int) -> None:
         super().__init__()
@@ -101,8 +102,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         rows, tokens, width = x.shape
         qkv = nn.functional.linear(x, self.qkv.flatten(0, 1)).view(rows, tokens, 3, self.heads, -1)
-        q, k, v = qkv.unbind(2)  # each (rows, tokens, heads, head_dim)
-        q, k = rotate(norm(q), cos, sin).to(v.dtype), rotate(norm(k), cos, sin).to(v.dtype)
+        q, k, v = rotated_heads(qkv, cos, sin)  # norm and rotation of q and k; each (rows, tokens, heads, head_dim)
         if self.gate is not None and self.value_embedding is not None:
             gate = VALUE_GATE * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (rows, tokens, heads)
             v = v + gate[..., None] * self.value_embedding(ids).view(v.shape).to(v.dtype)
@@ -142,8 +142,8 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(vocab_size, self.width)
         self.ngrams: Any = nn.ModuleDict({str(n): nn.Embedding(NGRAM_ROWS, self.width) for n in range(2, NGRAMS + 1)})
         self.blocks: Any = nn.ModuleList(
-            Block(self.width, heads, window, vocab_size if layer % 2 == (DEPTH - 1) % 2 else 0)
-            for layer, window in enumerate(self.windows)  # every other layer has a value embedding, the last included
+            Block(self.width, heads, window, vocab_size if (DEPTH - 1 - layer) % VALUE_EVERY == 0 else 0)
+            for layer, window in enumerate(self.windows)
         )
         self.head = nn.Linear(self.width, vocab_size, bias=False)
         cos, sin = rotary_table(seq_len, HEAD_DIM)
@@ -155,10 +155,9 @@ class GPT(nn.Module):
         short = WINDOW_PATTERN[layer % len(WINDOW_PATTERN)] == "S" and layer < DEPTH - 1
         return max(1, seq_len // SHORT_WINDOW_DIVISOR) if short else seq_len
 
-    def embeddings(self) -> list[nn.Embedding]:
-        """All tables of token vectors."""
-        values = [block.attention.value_embedding for block in self.blocks if block.attention.value_embedding]
-        return [self.embedding, *self.ngrams.values(), *values]
+    def value_embeddings(self) -> list[nn.Embedding]:
+        """Those of the layers that have one."""
+        return [block.attention.value_embedding for block in self.blocks if block.attention.value_embedding is not None]
 
     @torch.no_grad()
     def init_weights(self, dtype: torch.dtype) -> None:
@@ -182,8 +181,8 @@ class GPT(nn.Module):
                 nn.init.uniform_(attention.value_embedding.weight, -bound, bound)
             block.residual_lambda.fill_(1.0)
             block.x0_lambda.fill_(X0_LAMBDA_INIT)
-        for embedding in self.embeddings():
-            embedding.to(dtype=dtype)
+        for table in (self.embedding, *self.ngrams.values(), *self.value_embeddings()):
+            table.to(dtype=dtype)
         self.cos, self.sin = self.cos.to(dtype), self.sin.to(dtype)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -213,25 +212,31 @@ class GPT(nn.Module):
 
     def flops_per_token(self) -> float:
         """Forward and backward: 6 for each weight of a product, and attention over each layer's window."""
-        tables = {table.weight for table in self.embeddings()}
-        products = sum(p.numel() for p in self.parameters() if p.ndim > 1 and p not in tables)
+        products = self.head.weight.numel() + sum(matrix.numel() for matrix in self.matrices())
         return 6 * products + sum(12 * self.width * min(window, self.cos.size(0)) for window in self.windows)
 
     def bytes_per_token(self) -> float:
         """About what a training pass keeps in memory for each token."""
         return 2 * self.width * DEPTH * (8 + MLP_RATIO) + 4 * self.vocab_size
 
+    def matrices(self) -> list[Tensor]:
+        """The weights of the blocks' products, each (rows, columns) or several of them stacked."""
+        tables = {table.weight for table in self.value_embeddings()}
+        return [weight for weight in self.blocks.parameters() if weight.ndim > 1 and weight not in tables]
+
     def groups(self) -> Iterator[dict[str, Any]]:
         """The optimizer's parameter groups."""
         scale = (self.width / 768) ** -0.5  # AdamW's rates were tuned at width 768
         betas = (ADAM_BETA1, ADAM_BETA2)
-        tables = [table.weight for table in self.embeddings()]
-        yield adamw([self.head.weight], UNEMBEDDING_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
-        yield adamw(tables, EMBEDDING_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
+        ngrams = [table.weight for table in self.ngrams.values()]
+        values = [table.weight for table in self.value_embeddings()]
+        yield adamw([self.head.weight], UNEMBEDDING_LR * scale, betas, HEAD_WEIGHT_DECAY)
+        yield adamw([self.embedding.weight], EMBEDDING_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
+        yield adamw(ngrams, NGRAM_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
+        yield adamw(values, EMBEDDING_LR * scale, betas, VALUE_WEIGHT_DECAY)
         yield adamw([block.residual_lambda for block in self.blocks], SCALAR_LR * 0.01, betas, 0.0)
         yield adamw([block.x0_lambda for block in self.blocks], SCALAR_LR, (0.96, 0.95), 0.0)
-        taken = {self.head.weight, *tables}
-        matrices = [p for p in self.parameters() if p.ndim > 1 and p not in taken]
+        matrices = self.matrices()
         for shape in sorted({matrix.shape[-2:] for matrix in matrices}):  # stacked: each shape is one update
             same = [matrix for matrix in matrices if matrix.shape[-2:] == shape]
             yield {
@@ -308,7 +313,7 @@ class MuonAdamW:
     """
 
     def __init__(self, groups: Iterator[dict[str, Any]], compiles: bool) -> None:
-        self.param_groups = [{**group, "initial_lr": group["lr"]} for group in groups]
+        self.param_groups = [{**group, "initial_lr": group["lr"]} for group in groups if group["params"]]
         self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.scalar = partial(torch.tensor, dtype=torch.float32) if compiles else float
         self.muon_update = torch.compile(muon_update, dynamic=False) if compiles else muon_update
@@ -329,12 +334,14 @@ class MuonAdamW:
         grads = torch.cat([param.grad.view(-1, rows, columns) for param in params])
         if not state:
             state["mean"] = torch.zeros_like(stacked)
-            state["variance"] = stacked.new_zeros((len(stacked), rows, 1) if rows >= columns else (len(stacked), 1, columns))
+            state["variance"] = stacked.new_zeros(
+                (len(stacked), rows, 1) if rows >= columns else (len(stacked), 1, columns)
+            )
         lr = group["lr"] * max(1.0, rows / columns) ** 0.5
         scalars = map(self.scalar, (lr, group["momentum"], MUON_BETA2, group["weight_decay"]))
         update = self.muon_update if rows * columns > 2**14 else muon_update  # not worth compiling for a gate
         update(stacked, grads, state["mean"], state["variance"], *scalars)
-        parts = stacked.split([param.numel() // (rows * columns) for param in params])
+        parts = torch.split(stacked, [param.numel() // (rows * columns) for param in params])
         torch._foreach_copy_(params, [part.view_as(param) for part, param in zip(parts, params, strict=True)])
 
     def step_adamw(self, group: dict[str, Any]) -> None:
@@ -380,12 +387,19 @@ def set_schedule(optimizer: MuonAdamW, step: int, progress: float) -> float:
     """Set rates, momentum and decay for a step. Returns the multiplier of the rates."""
     multiplier = lr_multiplier(progress)
     ramp = min(step / MOMENTUM_RAMP_STEPS, 1.0)
+    falling = max(0.0, progress - (1 - WARMDOWN_RATIO)) / WARMDOWN_RATIO
     for group in optimizer.param_groups:
         group["lr"] = multiplier * group["initial_lr"]
         if group["kind"] == "muon":
-            group["momentum"] = (1 - ramp) * min(0.85, MUON_MOMENTUM) + ramp * MUON_MOMENTUM
+            momentum = (1 - ramp) * min(0.85, MUON_MOMENTUM) + ramp * MUON_MOMENTUM
+            group["momentum"] = momentum + falling * (FINAL_MOMENTUM - MUON_MOMENTUM)
             group["weight_decay"] = WEIGHT_DECAY * (1 - progress)
     return multiplier
+
+
+def batch_share(progress: float) -> float:
+    """The size of a step over TOTAL_BATCH_SIZE."""
+    return START_BATCH if progress < START_UNTIL else 1.0
 
 
 def main() -> None:
@@ -402,10 +416,11 @@ def main() -> None:
 
         for step in trial.steps(model, optimizer, batches):
             multiplier = set_schedule(optimizer, step.index, step.progress)
+            parts = max(1, round(batches.parts * batch_share(step.progress)))
             total = torch.zeros((), device=device.torch_device)
-            for inputs, targets in batches.step():
+            for inputs, targets in batches.step(parts):
                 with device.autocast():
-                    loss = losses(inputs, targets).mean() / batches.parts
+                    loss = losses(inputs, targets).mean() / parts
                 loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
                 total += loss.detach()
             if GRAD_CLIP:

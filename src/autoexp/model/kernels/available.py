@@ -1,32 +1,31 @@
-"""Whether the Triton kernels of this package are used for a tensor."""
+"""Whether the Triton kernels of this package are used: settled once for a device, before anything is compiled."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 HOPPER = (9, 0)  # where the kernels were measured to be faster than what the compiler makes
+SETTLED = {"fused": False}
 
 
-@lru_cache(maxsize=1)
-def triton_is_there() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-@lru_cache(maxsize=16)
-def capable(device: torch.device) -> bool:
-    """Whether `device` is a GPU that the kernels are written for."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER
+def settle(device: torch.device) -> bool:
+    """Use the kernels from now on if `device` is a GPU that they are written for. `AUTOEXP_KERNELS=0` says no."""
+    SETTLED["fused"] = (
+        os.environ.get("AUTOEXP_KERNELS", "1") != "0"
+        and device.type == "cuda"
+        and torch.cuda.get_device_capability(device) == HOPPER
+        and importlib.util.find_spec("triton") is not None
+    )
+    return SETTLED["fused"]
 
 
 def fused(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether to use the kernels on `x`, to be computed in `dtype`. `AUTOEXP_KERNELS=0` says no to all."""
-    wanted = os.environ.get("AUTOEXP_KERNELS", "1") != "0"
-    return wanted and dtype == torch.bfloat16 and x.is_cuda and triton_is_there() and capable(x.device)
+    """Whether to use the kernels on `x`, to be computed in `dtype`."""
+    return SETTLED["fused"] and x.is_cuda and dtype == torch.bfloat16
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -30,7 +30,7 @@ def softcap_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, softcap: f
     if not fused(x, dtype):
         return plain(x, weight, targets, softcap)
     flat = x.reshape(-1, x.size(-1)).to(dtype)
-    loss, _lse, _logits = head_loss(flat, weight.to(dtype), targets.reshape(-1), softcap)
+    loss: Tensor = head_loss(flat, weight.to(dtype), targets.reshape(-1), softcap)[0]
     return loss.view(targets.shape)
 
 
@@ -83,6 +83,7 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # or a gradient of the logits, all zeros, would be made
     x, weight, targets, ctx.softcap = inputs
     _loss, lse, logits = output
     ctx.mark_non_differentiable(lse, logits)

@@ -21,7 +21,7 @@ def relu2_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
     dtype = compute_dtype(x)
     if not fused(x, dtype) or x.size(-1) % 8 or up.size(0) % 8:  # rows of 16 bytes, or the copy engine cannot
         return plain(x, up, down)
-    out, _squares = mlp(x.reshape(-1, x.size(-1)).to(dtype), up.to(dtype), down.to(dtype))
+    out: Tensor = mlp(x.reshape(-1, x.size(-1)).to(dtype), up.to(dtype), down.to(dtype))[0]
     return out.view(x.shape)
 
 
@@ -45,9 +45,7 @@ def _(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @custom_op("autoexp::relu2_mlp_backward", mutates_args=())
-def mlp_backward(
-    grad: Tensor, x: Tensor, up: Tensor, down: Tensor, squares: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def mlp_backward(grad: Tensor, x: Tensor, up: Tensor, down: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """grad (n, width) -> gradients of x, up and down."""
     from autoexp.model.kernels.triton_mlp import product
 
@@ -61,6 +59,7 @@ def _(grad: Tensor, x: Tensor, up: Tensor, down: Tensor, squares: Tensor) -> tup
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*inputs, output[1])
 

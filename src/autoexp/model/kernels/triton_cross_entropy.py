@@ -16,7 +16,7 @@ BLOCK = 8192  # ids of the vocabulary at a time
 
 
 @triton.jit
-def loss_kernel(logits, targets, loss, lse, vocab, cap, two_log2e_over_cap, two_cap_log2e, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def loss_kernel(logits, targets, loss, lse, vocab, cap, two_log2e_over_cap, two_cap_log2e, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     line = logits + row * vocab
     total = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -34,7 +34,7 @@ def loss_kernel(logits, targets, loss, lse, vocab, cap, two_log2e_over_cap, two_
 
 
 @triton.jit
-def gradient_kernel(  # type: ignore[no-untyped-def]
+def gradient_kernel(
     logits, targets, lse, grad, out, vocab, cap, two_log2e_over_cap, two_cap_log2e, log2e, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -56,7 +56,7 @@ def _scalars(softcap: float) -> tuple[float, float, float]:
 
 
 def _block(vocab: int) -> int:
-    return min(BLOCK, triton.next_power_of_2(vocab))
+    return min(BLOCK, 1 << (vocab - 1).bit_length())
 
 
 def losses(logits: Tensor, targets: Tensor, softcap: float) -> tuple[Tensor, Tensor]:

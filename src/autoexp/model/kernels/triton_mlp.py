@@ -18,7 +18,7 @@ STAGES, WARPS = 3, 8
 
 
 @triton.jit
-def product_kernel(  # type: ignore[no-untyped-def]
+def product_kernel(
     x, w, out, squares, rows, columns, depth,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
     PROGRAMS: tl.constexpr, BACKWARD: tl.constexpr,
