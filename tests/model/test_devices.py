@@ -15,6 +15,7 @@ from autoexp.model.errors import BadInput, TrainingFailed
 from autoexp.model.scaling import LossScaler
 
 GIB = 2**30
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def machine(name: str, capability: tuple[int, int], architecture: str = "", triton: bool = True) -> Query:
@@ -109,7 +110,7 @@ def test_this_machine_answers_for_its_cpu() -> None:
     assert isinstance(MACHINE.triton_importable(), bool)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 def test_this_machine_answers_for_its_gpu() -> None:
     device = open_device({"AUTOEXP_DEVICE": "cuda"})
 
@@ -206,24 +207,25 @@ def test_more_threads_are_taken_only_where_they_pay(monkeypatch: pytest.MonkeyPa
 # -- loss scaling -----------------------------------------------------------------------------------------------------
 
 
-def gradients(scaler: LossScaler, bad: float = 0.0) -> tuple[list[torch.Tensor], bool]:
+def gradients(scaler: LossScaler, bad: float = 0.0, device: str = "cpu") -> tuple[list[torch.Tensor], bool]:
     """The gradients that a small model is left with after a scaled backward pass, and whether to take the step."""
     torch.manual_seed(0)
-    model = nn.Linear(4, 3)
-    half = nn.Parameter(torch.ones(3, dtype=torch.float16))
-    unused = nn.Parameter(torch.ones(2))
-    loss = (model(torch.ones(2, 4)) * half).square().mean() + bad * model.bias.sum()
+    model = nn.Linear(4, 3).to(device)
+    half = nn.Parameter(torch.ones(3, dtype=torch.float16, device=device))
+    unused = nn.Parameter(torch.ones(2, device=device))
+    loss = (model(torch.ones(2, 4, device=device)) * half).square().mean() + bad * model.bias.sum()
     scaler.scale(loss).backward()
     params = [*model.parameters(), half, unused]
     taken = scaler.unscale(params)
     return [param.grad for param in params if param.grad is not None], taken
 
 
-def test_scaled_gradients_come_back_as_they_were() -> None:
-    plain, taken = gradients(LossScaler(wanted=False))
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_scaled_gradients_come_back_as_they_were(device: str) -> None:
+    plain, taken = gradients(LossScaler(wanted=False), device=device)
     assert taken
     scaler = LossScaler(wanted=True, factor=2.0**8)
-    scaled, taken = gradients(scaler)
+    scaled, taken = gradients(scaler, device=device)
 
     assert taken and (scaler.factor, scaler.good, scaler.skipped) == (256, 1, 0)
     assert {grad.dtype for grad in scaled} == {torch.float32, torch.float16}
@@ -231,10 +233,11 @@ def test_scaled_gradients_come_back_as_they_were() -> None:
         torch.testing.assert_close(one, other, rtol=1e-6 if one.dtype == torch.float32 else 2e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_a_step_that_is_not_finite_is_not_taken_and_halves_the_factor(bad: float) -> None:
+def test_a_step_that_is_not_finite_is_not_taken_and_halves_the_factor(bad: float, device: str) -> None:
     scaler = LossScaler(wanted=True)
-    _, taken = gradients(scaler, bad)
+    _, taken = gradients(scaler, bad, device)
 
     assert not taken and (scaler.factor, scaler.good, scaler.skipped) == (2.0**15, 0, 1)
     assert gradients(scaler)[1] and scaler.good == 1

@@ -14,8 +14,9 @@ import torch
 from autoexp.model.errors import BadInput, TrainingFailed
 from autoexp.model.memory import DEVICE_BATCH, fact_path, is_out_of_memory, most_rows, remember, retry_at_half
 
-from .conftest import environment
+from .conftest import command, environment
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CARD = ("NVIDIA A100-SXM4-40GB", 42_298_834_944)
 
 
@@ -54,9 +55,10 @@ def test_other_failures(error: BaseException) -> None:
     assert not is_out_of_memory(error)
 
 
-def test_a_real_allocation_that_cannot_be() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_a_real_allocation_that_cannot_be(device: str) -> None:
     with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**55, dtype=torch.uint8)
+        torch.empty(2**55, dtype=torch.uint8, device=device)
     assert is_out_of_memory(caught.value)
 
 
@@ -161,6 +163,36 @@ def test_it_comes_down_to_what_fits_as_the_same_process(tmp_path: Path) -> None:
 
     _, out, _ = train(tmp_path, "10", "64", "a b")  # the same source again: it starts at what fitted
     assert [line.split()[1] for line in out.splitlines() if line.startswith("trying")] == ["8"]
+
+
+# Holds half of the GPU's free memory and asks for more than the other half, until it is one row.
+GREEDY = """
+import os
+import torch
+from autoexp.model.memory import is_out_of_memory, most_rows, retry_at_half
+from pathlib import Path
+
+free = torch.cuda.mem_get_info()[0]
+print("free", free)
+rows = most_rows(2, Path("none"), os.environ)
+held = torch.empty(free // 2, dtype=torch.uint8, device="cuda")
+try:
+    if rows > 1:
+        torch.empty(free * 3 // 4, dtype=torch.uint8, device="cuda")
+except Exception as error:
+    assert is_out_of_memory(error)
+    retry_at_half(rows, os.environ)
+"""
+
+
+@NEEDS_CUDA
+def test_the_memory_of_the_gpu_is_free_again(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(GREEDY)
+    run = command("train.py", cwd=tmp_path, AUTOEXP_DEVICE="cuda")
+
+    assert run.returncode == 0, run.stderr
+    first, second = [int(line.split()[1]) for line in run.stdout.splitlines() if line.startswith("free")]
+    assert second > 0.75 * first
 
 
 def test_a_row_that_does_not_fit_is_a_crash(tmp_path: Path) -> None:

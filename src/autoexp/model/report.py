@@ -18,7 +18,6 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from autoexp import __version__
 from autoexp.model.errors import BadInput, TrainingFailed
 from autoexp.model.storage import replacing, sha256_file, write_json
 
@@ -149,7 +148,7 @@ def versions() -> dict[str, str | None]:
     except RuntimeError:  # installed twice, in versions that differ
         cudnn = None
     return {
-        "autoexp": __version__,
+        "autoexp": sys.modules["autoexp"].__version__,  # imported it would bring the command's packages in
         "python": sys.version.partition(" ")[0],
         "torch": str(torch.__version__),
         "numpy": np.__version__,

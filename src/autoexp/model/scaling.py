@@ -49,8 +49,8 @@ class LossScaler:
                 alike[param.grad.device, param.grad.dtype].append(param.grad)
         found = []  # per kind of gradient a 1 if one of them is not finite, else a 0
         for (device, _), grads in alike.items():
-            found.append(torch.zeros(1, device=device))
-            inverse = torch.full((1,), 1 / self.factor, device=device)
+            found.append(torch.zeros((), device=device))
+            inverse = torch.full((), 1 / self.factor, device=device)
             torch._amp_foreach_non_finite_check_and_unscale_(grads, found[-1], inverse)
         finite = not any(bool(flag) for flag in found)
         self._adjust(finite)
