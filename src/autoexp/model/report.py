@@ -1,22 +1,40 @@
-"""What a training leaves behind: report.json, metrics.jsonl, the checkpoint, and the printed summary."""
+"""What a training leaves behind: report.json, metrics.jsonl, the checkpoint, and the printed summary.
+
+docs/reference/report.md says what each key of report.json means; `KEYS` and that page are held together by a test.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 
 from autoexp.model.errors import BadInput, TrainingFailed
-from autoexp.model.storage import replacing, write_json
+from autoexp.model.storage import replacing, sha256_file, write_json
 
 METRICS_EVERY = 0.25  # seconds between two lines of metrics.jsonl
 CURVE_POINTS = 20
+PACKAGES = ("triton", "flash-attn-4", "kernels")  # beside torch and numpy, where they are installed
+
+# The keys of a finished report.json, in order.
+KEYS = (
+    *("status", "phase", "reason", "metrics", "val_bpb"),
+    *("train_loss", "loss_curve", "total_tokens", "num_steps", "tokens_per_second", "mfu_percent"),
+    *("training_seconds", "training_wall_seconds", "startup_seconds", "compile_seconds", "eval_seconds"),
+    *("total_seconds", "budget_seconds", "peak_memory_mb"),
+    *("num_params", "flops_per_token", "depth", "seed", "profile", "data", "checkpoint"),
+    *("device", "dtype", "peak_flops", "threads", "device_batch", "attention", "telemetry"),
+    *("torch", "versions", "source_hash"),
+)
 
 
 def report_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -121,6 +139,49 @@ def summary(report: Mapping[str, Any]) -> str:
         "depth": str(report["depth"]),
     }
     return "\n".join(["---", *(f"{key + ':':<18}{value}" for key, value in values.items())])
+
+
+def versions() -> dict[str, str | None]:
+    """What the numbers were made with; None for what is not installed or not in use."""
+    try:
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call,unused-ignore]
+    except RuntimeError:  # installed twice, in versions that differ
+        cudnn = None
+    return {
+        "autoexp": sys.modules["autoexp"].__version__,  # imported it would bring the command's packages in
+        "python": sys.version.partition(" ")[0],
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+        "rocm": torch.version.hip,
+        "cudnn": None if cudnn is None else str(cudnn),
+        **{name: installed(name) for name in PACKAGES},
+    }
+
+
+def installed(name: str) -> str | None:
+    """The version of a package, None if it is not there. Nothing is imported."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def source_hash(path: Path | None = None) -> str | None:
+    """SHA-256 of `path`, else of the script that this process runs; None where there is no such file.
+
+    Ask it early: a file can be edited while it runs.
+    """
+    path = path or Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None
+
+
+def whole(report: Mapping[str, Any]) -> dict[str, Any]:
+    """`report` with every key of `KEYS`, in their order, None where it has nothing to say; then its other keys."""
+    return {**{key: report.get(key) for key in KEYS}, **{k: v for k, v in report.items() if k not in KEYS}}
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
