@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoexp.model.errors import BadInput
@@ -20,8 +21,9 @@ def tokenizer(text: str) -> Tokenizer:
 @pytest.mark.parametrize("sample", ["", "a", "Fellow-Citizens of the Senate", STRANGE])
 def test_round_trip(tokenizer: Tokenizer, sample: str) -> None:
     [ids] = tokenizer.encode_documents([sample])
-    assert ids[0] == tokenizer.bos
+    assert ids.dtype == np.uint16 and ids[0] == tokenizer.bos
     assert tokenizer.decode(ids[1:]) == sample
+    assert tokenizer.encode(sample).tolist() == ids.tolist()
 
 
 def test_ids_are_all_there_and_special_ones_last(tokenizer: Tokenizer) -> None:
@@ -33,13 +35,13 @@ def test_saved_and_loaded_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> N
     tokenizer.save(tmp_path / "tokenizer.json")
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
     assert loaded.merges == tokenizer.merges and loaded.made_from == "a test"
-    assert loaded.encode_documents([STRANGE]) == tokenizer.encode_documents([STRANGE])
+    assert loaded.encode(STRANGE).tolist() == tokenizer.encode(STRANGE).tolist()
 
 
 def test_token_bytes_add_up_to_the_size_of_the_text(tokenizer: Tokenizer, text: str) -> None:
     lengths = tokenizer.token_bytes()
     for sample in (text[:5000], STRANGE):
-        [ids] = tokenizer.encode_documents([sample])
+        ids = tokenizer.encode(sample)
         assert lengths[ids].sum() == len(sample.encode())
     assert lengths[tokenizer.bos] == 0
 

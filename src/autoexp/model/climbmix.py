@@ -17,8 +17,8 @@ from threading import Lock
 from typing import Any
 
 from autoexp.model.console import Progress
-from autoexp.model.datasets import BATCH, in_batches, parquet_texts
 from autoexp.model.errors import BadInput, Missing
+from autoexp.model.shards import Block, batches, blocks_of, damage
 
 BASE_URL = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
 VAL_SHARD = 6542  # the last one
@@ -44,6 +44,8 @@ class ClimbMix:
         self.folder = cache / "climbmix"
         others = [Path.home() / ".cache" / "autoresearch" / "data"] if others is None else others
         self.folders = [self.folder, *others]
+        self.checked: set[Path] = set()
+        self.unusable: set[Path] = set()  # damaged files of another program, which are left as they are
         self.shards = shards
         self.url = url.rstrip("/")
 
@@ -56,22 +58,16 @@ class ClimbMix:
     def find(self, number: int) -> Path | None:
         """The shard's file if one is here."""
         paths = [folder / shard_name(number) for folder in self.folders]
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if path.is_file() and path not in self.unusable), None)
+
+    def content(self) -> dict[str, int]:
+        paths = [self.find(number) for number in self.numbers("val") + self.numbers("train")]
+        return {path.name: path.stat().st_size for path in paths if path is not None}
 
     def fetch(self, progress: Progress) -> None:
-        """Download the shards that are not here. Raises Missing if one cannot be had."""
+        """Download the shards that are not here, or are damaged. Raises Missing if one cannot be had."""
         wanted = self.numbers("val") + self.numbers("train")
-        for number in wanted:
-            path = self.find(number)
-            if path is None:
-                continue
-            problem = damage(path)
-            if problem and path.parent == self.folder:
-                progress.say(f"{path.name} is damaged ({problem}); fetching it again")
-                path.unlink()
-            elif problem:
-                progress.say(f"{path} is damaged ({problem}) and is not used")
-                self.folders = [self.folder]  # never touch another program's files; fetch our own
+        self.check(wanted, progress)
         missing = [number for number in wanted if self.find(number) is None]
         if not missing:
             return
@@ -87,15 +83,35 @@ class ClimbMix:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    def check(self, numbers: list[int], progress: Progress) -> None:
+        """Name the damaged shards among `numbers` and put them aside: our own file is deleted, another's not used."""
+        while here := [path for path in map(self.find, numbers) if path is not None and path not in self.checked]:
+            with ThreadPoolExecutor() as pool:
+                problems = pool.map(damage, here)
+                for count, (path, problem) in enumerate(zip(here, problems, strict=True), 1):
+                    progress.update(f"climbmix: {count}/{len(here)} shards checked")
+                    if problem is None:
+                        self.checked.add(path)
+                    elif path.parent == self.folder:
+                        progress.say(f"{path.name} is damaged ({problem}); fetching it again")
+                        path.unlink()
+                    else:
+                        progress.say(f"{path} is damaged ({problem}) and is not used")
+                        self.unusable.add(path)
+
+    def path(self, number: int) -> Path:
+        """The shard's file. Raises Missing if there is none."""
+        path = self.find(number)
+        if path is None:
+            raise Missing(f"{shard_name(number)} is not there", "python -m autoexp.model.prepare --dataset climbmix")
+        return path
+
     def documents(self, split: str) -> Iterator[list[str]]:
         for number in self.numbers(split):
-            path = self.find(number)
-            if path is None:
-                raise Missing(
-                    f"{shard_name(number)} is not there", "python -m autoexp.model.prepare --dataset climbmix"
-                )
-            for group in parquet_texts(path):  # a batch never crosses a row group: part of the packing order
-                yield from in_batches(group, BATCH)
+            yield from batches(self.path(number))
+
+    def blocks(self, split: str) -> list[Block]:
+        return [block for number in self.numbers(split) for block in blocks_of(self.path(number))]
 
 
 class Meter:
@@ -118,22 +134,6 @@ class Meter:
     def say(self, text: str) -> None:
         with self.lock:
             self.progress.say(text)
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a shard, or None. Reads all of its text."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-            file.seek(-4, 2)
-            if head != b"PAR1" or file.read(4) != b"PAR1":
-                return "no parquet file, or cut off"
-        texts = 0
-        for group in parquet_texts(path):
-            texts += len(group)
-        return None if texts else "no text in it"
-    except Exception as error:  # pyarrow raises many kinds for bytes that make no sense
-        return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def download(url: str, number: int, folder: Path, meter: Meter) -> None:

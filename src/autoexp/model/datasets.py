@@ -10,16 +10,15 @@ import hashlib
 import json
 import lzma
 import re
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from autoexp.model.console import Progress
 from autoexp.model.errors import BadInput, Missing
+from autoexp.model.shards import Block, in_batches, parquet_texts
 
 HELD_OUT_OF = 12  # one document of so many is validation
-BATCH = 128  # documents that are handed on at a time
 GROUP_CHARACTERS = 3000  # a single text file is grouped into documents of about this size
 FEW_FILES = 24  # of fewer text files each is grouped, of more each is one document
 
@@ -30,7 +29,10 @@ class Source(Protocol):
     name: str
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the content depends on, cheap to find out; Missing or BadInput if there is nothing to read."""
+        """What was asked for, cheap to find out; Missing or BadInput if there is nothing to read."""
+
+    def content(self) -> dict[str, int]:
+        """Name and size in bytes of the files that were fetched and are here, if the fingerprint does not tell."""
 
     def fetch(self, progress: Progress) -> None:
         """Bring here what is not here yet."""
@@ -38,12 +40,8 @@ class Source(Protocol):
     def documents(self, split: str) -> Iterator[list[str]]:
         """Batches of texts of `train` or `val`, always the same ones in the same order."""
 
-
-def in_batches(texts: Iterable[str], size: int = BATCH) -> Iterator[list[str]]:
-    """Lists of `size` texts, the last one shorter."""
-    source = iter(texts)
-    while batch := list(islice(source, size)):
-        yield batch
+    def blocks(self, split: str) -> list[Block]:
+        """The same batches in parts for several processes; empty if the text is too little to be divided."""
 
 
 def pieces(text: str, characters: int) -> Iterator[str]:
@@ -88,8 +86,14 @@ class Bundled:
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
         return {"sha256": digest, "characters": self.characters, "held_out_of": HELD_OUT_OF}
 
+    def content(self) -> dict[str, int]:
+        return {}
+
     def fetch(self, progress: Progress) -> None:
         """Nothing: it is here."""
+
+    def blocks(self, split: str) -> list[Block]:
+        return []
 
     def addresses(self) -> Iterator[tuple[str, str]]:
         """(header, text) of every address by date; the header is `YEAR. Speaker.`."""
@@ -132,8 +136,14 @@ class OwnText:
         files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         return {"files": files, "characters": self.characters, "held_out_of": HELD_OUT_OF}
 
+    def content(self) -> dict[str, int]:
+        return {}
+
     def fetch(self, progress: Progress) -> None:
         """Nothing: it is here."""
+
+    def blocks(self, split: str) -> list[Block]:
+        return []
 
     def whole_documents(self) -> Iterator[tuple[bool, str]]:
         """(held out, text) of every document."""
@@ -189,13 +199,3 @@ def read_documents(path: Path, kind: str) -> Iterator[str]:
     else:
         for batch in parquet_texts(path):
             yield from batch
-
-
-def parquet_texts(path: Path) -> Iterator[list[str]]:
-    """The column "text" of a parquet file, one list a row group."""
-    from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
-
-    with parquet.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            column = file.read_row_group(group, columns=["text"]).column("text")
-            yield [text for text in column.to_pylist() if text]

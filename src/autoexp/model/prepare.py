@@ -1,31 +1,29 @@
 """Make a dataset ready for training: text to a tokenizer and two files of packed rows.
 
 `python -m autoexp.model.prepare --dataset bundled|climbmix|PATH`. Idempotent; may be killed at any instant and
-started again; two at once wait for each other. See prepared.py for what it leaves behind.
+started again, and goes on from the tokenizer and the encoded blocks that are there (see encoding.py; they lie beside
+the rows until these are written); two at once wait for each other. See prepared.py for what it leaves behind.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from autoexp.model.climbmix import BASE_URL, ClimbMix
 from autoexp.model.console import Progress
 from autoexp.model.datasets import Bundled, OwnText, Source
+from autoexp.model.encoding import SPLITS, Encoded, processors
 from autoexp.model.errors import BadInput, TrainerError, tell
-from autoexp.model.packing import pack
 from autoexp.model.prepared import (
     FORMAT,
     META,
@@ -38,13 +36,15 @@ from autoexp.model.prepared import (
     read_prepared,
 )
 from autoexp.model.profiles import PROFILES, Profile, pick
-from autoexp.model.storage import locked, remove_leftovers, replacing, sha256_file, write_json
+from autoexp.model.rowfile import write_rows
+from autoexp.model.shards import ahead
+from autoexp.model.storage import hash_of, locked, remove_leftovers, replacing, sha256_file, write_json
 from autoexp.model.tokenizer import Tokenizer, train_tokenizer
 
 # The size of the pieces that documents are cut into, in characters a token of context. Two or three of such pieces
 # fill a row: of the bundled text packing then keeps 92 %, and of pieces of twice the size 78 %.
 PIECE_CHARACTERS_PER_TOKEN = 1.5
-ROWS_AT_A_TIME = 256  # written in one go
+PIECES = "encoded-"  # begins the name of the folder of encoded blocks
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Request:
     made_from: dict[str, Any]
     digest: str
     reference_bytes: bool
+    remainders: bool  # of the training split: see packing.py
 
 
 def open_source(dataset: str, profile: Profile, cache: Path, shards: int | None = None, url: str = BASE_URL) -> Source:
@@ -78,6 +79,7 @@ def plan(
     shards: int | None = None,
     url: str = BASE_URL,
     reference_bytes: bool = False,
+    remainders: bool = False,
 ) -> Request:
     """Decide where the prepared data goes: the folder's name holds a hash of all that its content depends on."""
     check_vocabulary(profile.vocab_size)
@@ -91,12 +93,13 @@ def plan(
         "seq_len": profile.seq_len,
         "eval_tokens": profile.eval_tokens,
         "reference_bytes": reference_bytes,
+        "remainders": remainders,
     }
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    digest = hash_of(made_from)
     folder = (
         out.expanduser().absolute() if out else cache / "prepared" / folder_name(source.name, profile.name, digest[:8])
     )
-    return Request(source, profile, folder, made_from, digest, reference_bytes)
+    return Request(source, profile, folder, made_from, digest, reference_bytes, remainders)
 
 
 def where(dataset: str, profile: Profile) -> Path:
@@ -105,76 +108,105 @@ def where(dataset: str, profile: Profile) -> Path:
 
 
 def ready(request: Request) -> dict[str, Any] | None:
-    """The meta.json of the folder if it is ready and was made from the same things."""
+    """The meta.json of the folder if it is ready and was made from the same things.
+
+    Of files that were fetched those that are still here must have the size that they had; the others may be gone.
+    """
     found = read_prepared(request.folder)
-    return dict(found.meta) if found is not None and found.meta.get("hash") == request.digest else None
+    if found is None or found.meta.get("request") != request.digest:
+        return None
+    files = found.meta["made_from"]["files"]
+    same = all(files.get(name) == size for name, size in request.source.content().items())
+    return dict(found.meta) if same else None
 
 
-def prepare(request: Request, progress: Progress) -> dict[str, Any]:
-    """Make the folder ready and return its meta.json. Does nothing if it is."""
+def prepare(request: Request, progress: Progress, workers: int | None = None) -> dict[str, Any]:
+    """Make the folder ready and return its meta.json. Does nothing if it is. Encodes with `workers` processes."""
     lock = request.folder.with_name(f".{request.folder.name}.lock")
     try:
         with locked(
             lock, waiting=lambda: progress.say("another preparation of the same data is running; waiting for it")
         ):
-            return ready(request) or build(request, progress)
+            return ready(request) or build(request, progress, workers or processors())
     except OSError as error:
         raise BadInput(
             f"{error.filename or request.folder}: {error.strerror or error}", "free or name another --cache"
         ) from None
 
 
-def build(request: Request, progress: Progress) -> dict[str, Any]:
+def build(request: Request, progress: Progress, workers: int) -> dict[str, Any]:
     """Write every file, meta.json last. Call it with the lock held."""
     started = time.monotonic()
-    folder = request.folder
+    folder, profile, source = request.folder, request.profile, request.source
     folder.mkdir(parents=True, exist_ok=True)
     strangers = {path.name for path in folder.iterdir()} - {META, TOKENIZER, TOKEN_BYTES, *ROWS.values()}
-    if any(not name.endswith(".tmp") for name in strangers):
+    strangers = {name for name in strangers if not name.endswith(".tmp") and not name.startswith(PIECES)}
+    if strangers:
         raise BadInput(f"{folder} holds other files ({min(strangers)})", "name an empty or new --out")
     (folder / META).unlink(missing_ok=True)  # from here to the end the folder is not ready
     remove_leftovers(folder)
-    request.source.fetch(progress)
-    tokenizer = tokenizer_for(request, progress)
+    source.fetch(progress)
+    made_from = {**request.made_from, "files": source.content()}
+    tokenizer = tokenizer_for(request, hash_of(made_from), progress)
+    made_from["tokenizer"] = sha256_file(folder / TOKENIZER)
+    digest = hash_of(made_from)
     lengths = tokenizer.token_bytes(reference=request.reference_bytes)
     with replacing(folder / TOKEN_BYTES) as file:
         np.save(file, lengths, allow_pickle=False)
 
-    profile = request.profile
+    pieces = folder / f"{PIECES}{digest[:8]}"
+    for old in folder.glob(f"{PIECES}*"):
+        if old != pieces:
+            shutil.rmtree(old, ignore_errors=True)  # of a preparation from other things
     eval_rows = profile.eval_tokens // profile.seq_len
     # Of climbmix just the rows that are evaluated are packed: the reference's first ones, in its order. Of the
     # others all are, and evaluation takes rows spread over them, for their documents may be sorted.
-    most = {"train": None, "val": eval_rows if request.source.name == "climbmix" else None}
-    counts = {
-        split: write_rows(request, split, tokenizer, lengths, most[split], progress) for split in ("val", "train")
-    }
+    most = {"train": None, "val": eval_rows if source.name == "climbmix" else None}
+    with Encoded(pieces, folder / TOKENIZER, source, workers) as encoded:
+        counts = {
+            split: write_rows(
+                encoded,
+                split,
+                folder / ROWS[split],
+                profile.seq_len + 1,
+                lengths,
+                progress,
+                most[split],
+                request.remainders and split == "train",
+            )
+            for split in SPLITS
+        }
     meta = {
         "version": FORMAT,
-        "hash": request.digest,
-        "dataset": request.source.name,
+        "request": request.digest,
+        "hash": digest,
+        "made_from": made_from,
+        "dataset": source.name,
         "profile": profile.name,
         "vocab_size": tokenizer.vocab_size,
         "seq_len": profile.seq_len,
         "eval_rows": min(eval_rows, counts["val"]["rows"]),
         "reference_bytes": request.reference_bytes,
+        "remainders": request.remainders,
         **counts,
         "sha256": {name: sha256_file(folder / name) for name in (TOKENIZER, TOKEN_BYTES, *ROWS.values())},
-        "source": request.made_from["source"],
     }
+    encoded.remove()
     write_json(folder / META, meta)
     seconds = time.monotonic() - started
-    tokens = {split: counts[split]["tokens"] / 1e6 for split in counts}
-    progress.say(f"ready in {seconds:.1f} s: {tokens['train']:.2f} M train and {tokens['val']:.2f} M validation tokens")
+    for split, count in counts.items():
+        progress.say(f"{split}: {count['tokens'] / 1e6:.2f} M tokens, {100 * count['kept']:.1f} % of the text")
+    progress.say(f"ready in {seconds:.1f} s")
     return meta
 
 
-def tokenizer_for(request: Request, progress: Progress) -> Tokenizer:
+def tokenizer_for(request: Request, made_from: str, progress: Progress) -> Tokenizer:
     """The tokenizer of an earlier, interrupted preparation of the same data, or a new one."""
     path = request.folder / TOKENIZER
     if path.exists():
         try:
             earlier = Tokenizer.load(path)
-            if earlier.made_from == request.digest:
+            if earlier.made_from == made_from:
                 return earlier
         except BadInput:
             pass
@@ -182,46 +214,15 @@ def tokenizer_for(request: Request, progress: Progress) -> Tokenizer:
 
     def texts() -> Iterator[str]:
         characters = 0
-        for batch in request.source.documents("train"):
+        # Read ahead, for the learner takes some thousand texts at once, and then counts for a while.
+        for batch in ahead(request.source.documents("train")):
             characters += sum(map(len, batch))
             progress.update(f"tokenizer: {characters / 1e6:.1f} M characters read")
             yield from batch
 
-    tokenizer = train_tokenizer(texts(), request.profile.vocab_size, made_from=request.digest)
+    tokenizer = train_tokenizer(texts(), request.profile.vocab_size, made_from=made_from)
     tokenizer.save(path)
     return tokenizer
-
-
-def write_rows(
-    request: Request,
-    split: str,
-    tokenizer: Tokenizer,
-    lengths: npt.NDArray[np.int32],
-    most: int | None,
-    progress: Progress,
-) -> dict[str, int]:
-    """Pack one split into its file, at most `most` rows. Returns its counts of rows, tokens and bytes of text."""
-    capacity = request.profile.seq_len + 1
-    threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    encoded = (tokenizer.encode_documents(batch, threads) for batch in request.source.documents(split))
-    rows = pack(encoded, capacity)
-    count = text_bytes = 0
-    with replacing(request.folder / ROWS[split]) as file:
-        while most is None or count < most:
-            block = list(islice(rows, ROWS_AT_A_TIME if most is None else min(ROWS_AT_A_TIME, most - count)))
-            if not block:
-                break
-            stacked = np.stack(block)  # (n, seq_len + 1)
-            file.write(stacked.astype("<u2").tobytes())
-            count += len(block)
-            text_bytes += int(lengths[stacked[:, 1:]].sum())
-            progress.update(f"packing {split}: {count} rows, {count * (capacity - 1) / 1e6:.1f} M tokens")
-        if count == 0:
-            raise BadInput(
-                f"{request.source.name} has too little text: its {split} part fills no row of {capacity} tokens",
-                "add text (a few hundred kilobytes at least), or use --dataset bundled",
-            )
-    return {"rows": count, "tokens": count * (capacity - 1), "bytes": text_bytes}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -239,6 +240,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--reference-token-bytes", action="store_true", help="count bytes as karpathy/autoresearch does"
     )
+    rest = parser.add_mutually_exclusive_group()
+    rest.add_argument(
+        "--keep-remainders",
+        dest="remainders",
+        action="store_true",
+        help="the rest of a training document that was cut to fill a row goes into another row",
+    )
+    rest.add_argument(
+        "--drop-remainders", dest="remainders", action="store_false", help="it is dropped, as the reference does"
+    )
+    parser.add_argument("--workers", type=int, help="processes that encode (default: one a processor, at most 16)")
     parser.add_argument("--check", action="store_true", help="only say whether it is ready (exit 0) or not (exit 3)")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
     return parser.parse_args(argv)
@@ -258,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             shards=options.shards,
             url=options.url,
             reference_bytes=options.reference_token_bytes,
+            remainders=options.remainders,
         )
         meta = ready(request)
         if options.check:
@@ -265,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(facts) if options.json else request.folder)
             return 0 if meta else 3
         if meta is None:
-            meta = prepare(request, progress)
+            meta = prepare(request, progress, options.workers)
         progress.say(f"data is ready in {request.folder}")
     except TrainerError as error:
         progress.close()

@@ -6,6 +6,11 @@
     token_bytes.npy    int32 (vocab_size,)
     train.rows         uint16 (rows, seq_len + 1), raw little-endian
     val.rows           likewise
+    encoded-<hash8>/   only while it is prepared: see encoding.py
+
+meta.json: version, request (hash of what was asked for), made_from (the same in words, with the names and sizes of the
+shards and the sha256 of the tokenizer) and its hash, the sizes, and of each split: rows, tokens, bytes of text, kept
+(the part of the text of the documents taken that is in the rows, 0 to 1).
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ import numpy.typing as npt
 
 from autoexp.model.errors import BadInput, Missing
 
-FORMAT = 1
+FORMAT = 2  # 2: what meta.json says of its making; empty documents and short validation texts as the reference
 META, TOKENIZER, TOKEN_BYTES = "meta.json", "tokenizer.json", "token_bytes.npy"
 ROWS = {"train": "train.rows", "val": "val.rows"}
 

@@ -49,6 +49,11 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
+def hash_of(value: Any) -> str:
+    """Hex SHA-256 of `value` as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_file(path: Path) -> str:
     """Hex digest of the file's content."""
     with path.open("rb") as file:

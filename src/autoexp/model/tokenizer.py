@@ -6,6 +6,8 @@ The last ids are the special tokens; the first of them, BOS, starts every docume
 from __future__ import annotations
 
 import base64
+import contextlib
+import ctypes
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,6 +32,8 @@ BOS = SPECIAL_TOKENS[0]
 DOCUMENT_CHARACTERS = 10_000  # of each document seen in training: one odd document must not rule the merges
 TRAINING_CHARACTERS = 1_000_000_000
 
+Ids = npt.NDArray[np.uint16]
+
 
 class Tokenizer:
     """Text to token ids and back. `merges[i]` is the byte string of token i."""
@@ -52,14 +56,23 @@ class Tokenizer:
         """Number of ids, the special ones included."""
         return len(self.merges) + len(SPECIAL_TOKENS)
 
-    def encode_documents(self, texts: list[str], threads: int = 4) -> list[list[int]]:
-        """Token ids of each text, BOS first. Text that looks like a special token stays text."""
-        rows = self.encoding.encode_ordinary_batch(texts, num_threads=threads)
-        return [[self.bos, *ids] for ids in rows]
+    def encode(self, text: str) -> Ids:
+        """Token ids of one text, BOS first. Text that looks like a special token stays text."""
+        return self._with_bos(self.encoding.encode_ordinary(text))
 
-    def decode(self, ids: list[int]) -> str:
+    def encode_documents(self, texts: list[str], threads: int = 4) -> list[Ids]:
+        """What `encode` makes of each text, by several threads. A batch of many texts gains little from them."""
+        return [self._with_bos(ids) for ids in self.encoding.encode_ordinary_batch(texts, num_threads=threads)]
+
+    def _with_bos(self, ids: list[int]) -> Ids:
+        row = np.empty(len(ids) + 1, dtype=np.uint16)
+        row[0] = self.bos
+        row[1:] = ids
+        return row
+
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
-        return str(self.encoding.decode(ids))
+        return str(self.encoding.decode([int(each) for each in ids]))
 
     def token_bytes(self, reference: bool = False) -> npt.NDArray[np.int32]:
         """Length in bytes of each token, shape (vocab_size,); 0 for a special token, which is no text.
@@ -109,4 +122,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, made_from: str = "") 
     learner = rustbpe.Tokenizer()
     learner.train_from_iterator(excerpts(texts), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)
     ranked = sorted(learner.get_mergeable_ranks(), key=lambda item: item[1])
+    del learner
+    give_back_memory()
     return Tokenizer([bytes(piece) for piece, _rank in ranked], made_from=made_from)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system: the learner's counts take a gigabyte, which glibc would keep for later."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

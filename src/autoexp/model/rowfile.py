@@ -1,0 +1,95 @@
+"""One split packed into its file of rows, with what it keeps of the text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoexp.model.console import Progress
+from autoexp.model.encoding import Encoded
+from autoexp.model.errors import BadInput
+from autoexp.model.packing import Packer
+from autoexp.model.storage import replacing
+from autoexp.model.tokenizer import Ids
+
+ROWS_AT_A_TIME = 256  # written in one go
+
+
+@dataclass
+class Rate:
+    """How fast rows come, for the line of progress."""
+
+    split: str
+    seq_len: int
+    progress: Progress
+    most: int | None
+    started: float
+    read: float = 0.0  # part of the text, 0 to 1
+
+    def tick(self, read: float) -> None:
+        self.read = max(self.read, read)
+
+    def show(self, rows: int) -> None:
+        """One line: rows, tokens, tokens a second, and the time left where it can be told."""
+        seconds = max(time.monotonic() - self.started, 1e-6)
+        tokens = rows * self.seq_len
+        done = rows / self.most if self.most else self.read
+        left = f", {seconds * (1 - done) / done:.0f} s left" if 0 < done < 1 and seconds > 1 else ""
+        rate = f"{tokens / seconds / 1e6:.1f} M tokens/s"
+        self.progress.update(f"packing {self.split}: {rows} rows, {tokens / 1e6:.1f} M tokens, {rate}{left}")
+
+
+def write_rows(
+    encoded: Encoded,
+    split: str,
+    path: Path,
+    capacity: int,
+    lengths: npt.NDArray[np.int32],
+    progress: Progress,
+    most: int | None = None,
+    remainders: bool = False,
+) -> dict[str, Any]:
+    """Pack a split into `path`. Returns its counts: rows, tokens, bytes of text, and the part of the text it keeps.
+
+    With `most` there are just so many rows, and a text that is too short for them is read again, without a break:
+    that is how the reference comes to its validation rows.
+    """
+    rate = Rate(split, capacity - 1, progress, most, time.monotonic())
+    packer = Packer(capacity, remainders=remainders)
+    rows = packer.rows(again_and_again(encoded, split, rate) if most else encoded.batches(split, rate.tick))
+    count = text_bytes = 0
+    with replacing(path) as file:
+        while most is None or count < most:
+            block = list(islice(rows, ROWS_AT_A_TIME if most is None else min(ROWS_AT_A_TIME, most - count)))
+            if not block:
+                break
+            stacked = np.stack(block).astype("<u2", copy=False)  # (n, capacity)
+            file.write(stacked.data)
+            count += len(block)
+            text_bytes += int(lengths[stacked[:, 1:]].sum())
+            rate.show(count)
+        encoded.enough(split)
+        if count == 0:
+            raise BadInput(
+                f"{encoded.source.name} has too little text: its {split} part fills no row of {capacity} tokens",
+                "add text (a few hundred kilobytes at least), or use --dataset bundled",
+            )
+    kept = packer.kept / (packer.kept + packer.dropped)
+    return {"rows": count, "tokens": count * (capacity - 1), "bytes": text_bytes, "kept": round(kept, 4)}
+
+
+def again_and_again(encoded: Encoded, split: str, rate: Rate) -> Iterator[list[Ids]]:
+    """The batches of a split for ever, or none if there is none."""
+    found = True
+    while found:
+        found = False
+        for batch in encoded.batches(split, rate.tick):
+            found = True
+            yield batch
