@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import flex_attention
 
 from autoexp.model import attention
+from autoexp.model.attention import flex
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, of its own
 
@@ -22,7 +23,7 @@ def scalar(value: float) -> torch.Tensor:
 def test_the_model_with_flex_attention(train_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     make: Any = flex_attention.create_block_mask
     monkeypatch.setattr(flex_attention, "create_block_mask", lambda *args, device: make(*args, device="cpu"))
-    monkeypatch.setattr(attention, "BLOCK_MASKS", {})
+    monkeypatch.setattr(flex, "BLOCK_MASKS", {})
     torch.manual_seed(0)
     model: Any = train_module.GPT(64, 128)
     model.init_weights(torch.float32)
@@ -31,8 +32,9 @@ def test_the_model_with_flex_attention(train_module: ModuleType, monkeypatch: py
             parameter.add_(0.05 * torch.randn_like(parameter))
         inputs, targets = torch.randint(0, 64, (2, 128)), torch.randint(0, 64, (2, 128))
         plain = model(inputs, targets)
-        assert attention.prepare(128, model.windows, torch.device("cuda"), compiled=True) == "flex_attention"
-        assert set(attention.BLOCK_MASKS) == {(128, 64), (128, 128)}
+        flex.prepare(128, model.windows, torch.device("cuda"))
+        assert set(flex.BLOCK_MASKS) == {(128, 64), (128, 128)}
+        monkeypatch.setattr(attention, "chosen", attention.Choice("flex", "cpu"))
         compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
         torch.testing.assert_close(compiled(inputs, targets), plain, atol=1e-4, rtol=1e-4)
 
