@@ -192,10 +192,10 @@ def read_documents(path: Path, kind: str) -> Iterator[str]:
 
 
 def parquet_texts(path: Path) -> Iterator[list[str]]:
-    """The column "text" of a parquet file, one list a row group. An empty text stays: its place counts in packing."""
+    """The column "text" of a parquet file, one list a row group."""
     from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
 
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             column = file.read_row_group(group, columns=["text"]).column("text")
-            yield [text or "" for text in column.to_pylist()]
+            yield [text for text in column.to_pylist() if text]

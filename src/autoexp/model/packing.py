@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Row = npt.NDArray[np.uint16]
-Batch = TypeVar("Batch")
 
 
 class WaitingDocuments:
@@ -82,17 +80,3 @@ def pack(batches: Iterable[Sequence[Sequence[int] | Row]], capacity: int, waitin
             row[filled : filled + len(part)] = part
             filled += len(part)
         yield row
-
-
-def endless(read: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
-    """What `read()` gives, again and again; it ends only if a whole pass gave nothing.
-
-    The reference's validation stream does not end: where the shard holds fewer tokens than are evaluated, it is packed
-    a second time, in other rows, since documents of the first pass are still waiting.
-    """
-    found = True
-    while found:
-        found = False
-        for batch in read():
-            found = True
-            yield batch

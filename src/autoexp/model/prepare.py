@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from autoexp.model.climbmix import BASE_URL, ClimbMix
 from autoexp.model.console import Progress
 from autoexp.model.datasets import Bundled, OwnText, Source
 from autoexp.model.errors import BadInput, TrainerError, tell
-from autoexp.model.packing import endless, pack
+from autoexp.model.packing import pack
 from autoexp.model.prepared import (
     FORMAT,
     META,
@@ -204,8 +203,7 @@ def write_rows(
     """Pack one split into its file, at most `most` rows. Returns its counts of rows, tokens and bytes of text."""
     capacity = request.profile.seq_len + 1
     threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    read = partial(request.source.documents, split)
-    encoded = (tokenizer.encode_documents(batch, threads) for batch in (read() if most is None else endless(read)))
+    encoded = (tokenizer.encode_documents(batch, threads) for batch in request.source.documents(split))
     rows = pack(encoded, capacity)
     count = text_bytes = 0
     with replacing(request.folder / ROWS[split]) as file:
