@@ -119,6 +119,25 @@ def render(profile: Profile) -> str:
     return "".join(lines)
 
 
+def constants_of(text: str) -> dict[str, str]:
+    """The constants of a train.py, name -> value as it is written there."""
+    return {match["name"]: match["value"] for line in text.splitlines() if (match := CONSTANT.match(line))}
+
+
+def with_constants(text: str, values: Mapping[str, str]) -> str:
+    """`text` of a train.py with other values of some constants; ranges and comments stay. BadInput if one has no line."""
+    lines = text.splitlines(keepends=True)
+    left = dict(values)
+    for index, line in enumerate(lines):
+        match = CONSTANT.match(line.rstrip("\n"))
+        if match and match["name"] in left:
+            start, end = match.span("value")
+            lines[index] = line[:start] + left.pop(match["name"]) + line[end:]
+    if left:
+        raise BadInput(f"train.py has no line for {', '.join(left)}", "name a constant that it has")
+    return "".join(lines)
+
+
 def write(profile: Profile, path: Path) -> None:
     """Write the train.py of `profile` to `path`. Raises BadInput if something is there already."""
     try:

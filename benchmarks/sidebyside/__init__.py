@@ -1,0 +1,1 @@
+"""The parts of benchmarks/trainer.py: two sides, trained on the same text, in one table."""
