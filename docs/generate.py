@@ -616,9 +616,13 @@ def settings() -> str:
                 ("`AUTOEXP_REPORT`", "Where to write the report, as JSON and by rename."),
                 ("`AUTOEXP_SEED`", "The run's seed."),
                 ("`AUTOEXP_BUDGET_SECONDS`", "How long to train."),
+                (
+                    "`AUTOEXP_GPUS`",
+                    "`train.gpus`: how many GPUs, or else processes, [train together](../how-to/many-gpus.md).",
+                ),
                 ("`AUTOEXP_CHECKPOINT`", "With `train.can_reevaluate`: evaluate this checkpoint instead of training."),
                 ("`AUTOEXP_JOB`", "The job's key, in every process of it."),
-                ("`CUDA_VISIBLE_DEVICES`", "Its GPU, when there is more than one worker."),
+                ("`CUDA_VISIBLE_DEVICES`", "Its GPUs, when there is more than one worker or it has more than one."),
             ],
         ),
         *prose(

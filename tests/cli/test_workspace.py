@@ -294,6 +294,31 @@ def test_doctor_finds_what_would_stop_a_start(committed: Person, settings: str, 
     assert missing["mend"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "visible", "mark", "mend"),
+    [
+        ("[train]\ngpus = 2\n", None, "ok", ""),
+        ("[train]\ngpus = 3\n", None, "missing", "set gpus = 2 under [train] in autoexp.toml"),
+        ("[train]\ngpus = 2\n", "1", "missing", "set gpus = 1 under [train] in autoexp.toml"),
+        ("[train]\ngpus = 2\n[run]\nworkers = 2\n", "0,1,2", "missing", "set workers = 1 under [run] in autoexp.toml"),
+    ],
+)
+def test_doctor_counts_the_gpus(
+    committed: Person, settings: str, visible: str | None, mark: str, mend: str, tmp_path: Path
+) -> None:
+    (committed.at / "autoexp.toml").write_text(settings)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf 'H200, 1 MiB\\nH200, 1 MiB\\n'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    committed.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    environ = {"PATH": f"{tmp_path}:{committed.environ['PATH']}"}
+    environ |= {"CUDA_VISIBLE_DEVICES": visible} if visible is not None else {}
+
+    report = committed.types("doctor", "--json", code=0 if mark == "ok" else 3, **environ).json
+
+    [check] = [check for check in report["checks"] if check["name"] == "GPU"]
+    assert (check["mark"], check["mend"]) == (mark, mend)
+
+
 def test_doctor_changes_nothing_and_notes_edits_and_agents(person: Person) -> None:
     person.workspace()
     person.has("opencode")

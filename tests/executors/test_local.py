@@ -471,8 +471,70 @@ class TestDevices:
         Local().submit(replace(job, slot=slot, slots=slots))
         self.cases.wait(job.folder)
         assert (job.folder / "train.log").read_text().strip() == told
-        lock = json.loads((job.folder / "job.json").read_text())["device_lock"]
+        [lock] = json.loads((job.folder / "job.json").read_text())["device_locks"]
         assert lock.endswith(f"/gpu-{told.split(',')[0]}.lock")
+
+    @pytest.mark.parametrize(
+        ("slot", "slots", "told", "locks"),
+        [
+            (0, 1, "7,10", ["gpu-10", "gpu-7"]),
+            (0, 2, "7,10", ["gpu-10", "gpu-7"]),
+            (1, 2, "3,GPU-a/1", ["gpu-3", "gpu-GPU-a-1"]),
+            (3, 2, "3,GPU-a/1", ["gpu-3", "gpu-GPU-a-1"]),
+        ],
+    )
+    def test_a_trial_on_two_gpus_has_both_and_takes_them_in_one_order(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slot: int, slots: int, told: str, locks: list[str]
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,10,3,GPU-a/1,5")
+        job = self.cases.job(tmp_path, "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
+        Local().submit(replace(job, slot=slot, slots=slots, gpus=2))
+        self.cases.wait(job.folder)
+        assert (job.folder / "train.log").read_text().strip() == told
+        paths = [Path(path) for path in json.loads((job.folder / "job.json").read_text())["device_locks"]]
+        assert [path.stem for path in paths] == locks
+        assert [path.read_text() for path in paths] == ["", ""]  # nobody is on them any more
+
+    @pytest.mark.parametrize(
+        ("slots", "gpus", "error", "hint"),
+        [
+            (1, 4, "train.gpus is 4, and there are 3", "set gpus = 3 under [train], then: autoexp resume"),
+            (2, 2, "2 workers need 2 GPUs each: there are 3", "autoexp resume --workers 1"),
+        ],
+    )
+    def test_fewer_gpus_than_asked_for_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int, gpus: int, error: str, hint: str
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+        job = self.cases.job(tmp_path, "")
+        with pytest.raises(PreconditionError) as caught:
+            Local().submit(replace(job, slots=slots, gpus=gpus))
+        assert (str(caught.value), caught.value.hint) == (error, hint)
+        assert not job.folder.exists()
+
+    def test_without_a_gpu_its_processes_share_the_cpu(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        job = self.cases.job(tmp_path, "print('trained')")
+        Local().submit(replace(job, gpus=64))
+        assert self.cases.wait(job.folder).code == 0
+        assert json.loads((job.folder / "job.json").read_text())["device_locks"] == [str(job.locks / ".worker-0.lock")]
+
+    def test_it_begins_when_it_has_all_its_gpus_and_may_be_killed_before(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        one = replace(self.cases.job(tmp_path / "one", SLEEP), slot=1, slots=2)
+        Local().submit(replace(one, command=(sys.executable, "-c", f"import time; {SLEEP}")))
+        until((one.folder / "train.log").exists, "the first training")
+        for name in ("two", "three"):
+            both = replace(self.cases.job(tmp_path / name, "print('trained')"), gpus=2)
+            Local().submit(both)
+            until((both.folder / "waiting").exists, "the waiting")
+            if name == "two":
+                Local().kill(both.folder)
+                assert self.cases.wait(both.folder).status == "killed"
+        Local().kill(one.folder)
+        assert self.cases.wait(both.folder).code == 0
 
     @pytest.fixture
     def nvidia_smi(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

@@ -8,7 +8,7 @@ import pytest
 
 from autoexp.executors import local
 from autoexp.runs.records import Replace, Trial
-from autoexp.testing import Scripted, make_workspace, proposal, replayed, run
+from autoexp.testing import SETTINGS, Scripted, make_workspace, proposal, replayed, run
 from autoexp.workspace.paths import Workspace
 
 GOOD = 'LR = 0.5\nprint("val_bpb:", LR)\n'
@@ -60,6 +60,15 @@ def test_a_training_that_floods_its_log_is_a_crash_and_is_not_done_again(
     trial = trained(tmp_path, "while True: print('val_bpb: 0.5')\n")
     assert (trial.status, trial.attempts, trial.metric) == ("crash", 1, None)
     assert trial.reason == "its log passed 0.000977 GiB"
+
+
+def test_a_training_is_told_how_many_gpus_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the shell of the person says."""
+    monkeypatch.setenv("AUTOEXP_GPUS", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    program = 'import os\nprint("val_bpb: 0." + os.environ["AUTOEXP_GPUS"] + os.environ["CUDA_VISIBLE_DEVICES"][-1])\n'
+    workspace = make_workspace(tmp_path, program, SETTINGS.replace("[train]", "[train]\ngpus = 2"))
+    assert run(workspace, 0, Scripted()).trials[0].metric == 0.25
 
 
 def test_a_job_of_another_commit_is_put_aside_not_believed(workspace: Workspace) -> None:

@@ -46,7 +46,7 @@ class Local:
             raise PreconditionError(
                 f"the training command {executable!r} is not on PATH", f"install {executable}, then: autoexp resume"
             )
-        env, lock = _device(job)
+        env, locks = _devices(job)
         spec = {
             "key": job.key,
             "command": list(job.command),
@@ -54,7 +54,7 @@ class Local:
             "env": {**job.env, **env},
             "timeout_seconds": job.timeout_seconds,
             "slot": job.slot,
-            "device_lock": str(lock),
+            "device_locks": [str(lock) for lock in locks],
             "log_bytes": LOG_BYTES,
             # what a trainer prints reaches logs, prompts and other people: it gets the secrets it is given on purpose
             "withheld": sorted(name for name in os.environ if SECRET_NAMES.search(name) and name not in job.env),
@@ -157,24 +157,34 @@ def _finish(folder: Path, status: Literal["lost", "killed"], reason: str, left: 
     return ending
 
 
-def _device(job: JobSpec) -> tuple[dict[str, str], Path]:
-    """(what the trainer must be told of its device, the lock of that device).
+def _devices(job: JobSpec) -> tuple[dict[str, str], list[Path]]:
+    """(what the trainer must be told of its devices, the lock of each).
 
     A GPU is locked for all workspaces of this user; without one, a worker's place in this workspace is.
-    Raises PreconditionError when there are more workers than GPUs.
+    Raises PreconditionError when there are fewer GPUs than all workers together need.
     """
     gpus = _gpus()
     if not gpus:
-        return {}, job.locks / f".worker-{job.slot}.lock"
-    if job.slots > len(gpus):
-        raise PreconditionError(
-            f"{job.slots} workers need a GPU each: there {'is' if len(gpus) == 1 else 'are'} {len(gpus)}",
-            f"autoexp resume --workers {len(gpus)}",
+        return {}, [job.locks / f".worker-{job.slot}.lock"]
+    workers = len(gpus) // job.gpus
+    if job.slots > workers:
+        raise _too_few(job, len(gpus), workers)
+    # a slot beyond the GPUs is left from a plan with more workers: it waits for its turn at the locks
+    first = job.slot % workers * job.gpus
+    own = gpus[first : first + job.gpus]
+    told = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if job.slots > 1 or job.slot or job.gpus > 1 else {}
+    # in one order for all jobs, so that no two wait for each other
+    return told, [cache_dir() / "devices" / f"gpu-{gpu.replace('/', '-')}.lock" for gpu in sorted(set(own))]
+
+
+def _too_few(job: JobSpec, there: int, workers: int) -> PreconditionError:
+    found = f"there {'is' if there == 1 else 'are'} {there}"
+    if not workers:
+        return PreconditionError(
+            f"train.gpus is {job.gpus}, and {found}", f"set gpus = {there} under [train], then: autoexp resume"
         )
-    # a slot beyond the GPUs is left from a plan with more workers: it waits for its turn at the lock
-    gpu = gpus[job.slot % len(gpus)]
-    told = {"CUDA_VISIBLE_DEVICES": gpu} if job.slots > 1 or job.slot else {}
-    return told, cache_dir() / "devices" / f"gpu-{gpu.replace('/', '-')}.lock"
+    each = "a GPU" if job.gpus == 1 else f"{job.gpus} GPUs"
+    return PreconditionError(f"{job.slots} workers need {each} each: {found}", f"autoexp resume --workers {workers}")
 
 
 def _gpus() -> list[str]:

@@ -65,10 +65,14 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
     assert isinstance(withheld, list)
     inherited = {name: text for name, text in os.environ.items() if name not in withheld}
     env = {**inherited, **_strings(job["env"]), processes.JOB: key}
-    device = Lock(Path(str(job["device_lock"])))
-    if not _wait_for(device, folder):
-        return {"status": "killed", "code": None, "reason": "ended on request"}
-    _clear(device, key)
+    locks = job["device_locks"]
+    assert isinstance(locks, list)
+    devices = [Lock(Path(lock)) for lock in locks]
+    for device in devices:
+        if not _wait_for(device, folder):
+            return {"status": "killed", "code": None, "reason": "ended on request"}
+    for device in devices:
+        _clear(device, key)
     started = time.monotonic()
     deadline = started + timeout
     try:
@@ -106,7 +110,8 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
         code = -signal.SIGTERM  # to end in order when told to is no success
     _reap()
     if not left:
-        _note(device, "")  # nothing of this job is on the device any more
+        for device in devices:
+            _note(device, "")  # nothing of this job is on it any more
     else:
         reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
     wall_seconds = round(time.monotonic() - started, 3)

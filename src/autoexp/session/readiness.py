@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -176,12 +177,14 @@ def _data(workspace: Workspace, settings: Settings) -> Check:
 
 
 def _machine(settings: Settings | None) -> list[Check]:
-    return [_gpu(), _space(), _agents(settings)]
+    return [_gpu(settings), _space(), _agents(settings)]
 
 
-def _gpu() -> Check:
+def _gpu(settings: Settings | None) -> Check:
+    shared = settings.train.gpus if settings is not None else 1
+    on_cpu = "trials run on the CPU" + (f", in {shared} processes each" if shared > 1 else "")
     if shutil.which("nvidia-smi") is None:
-        return _note("GPU", "none by NVIDIA (no nvidia-smi): trials run on the CPU")
+        return _note("GPU", f"none by NVIDIA (no nvidia-smi): {on_cpu}")
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         ended = subprocess.run(query, capture_output=True, text=True, timeout=20)
@@ -189,8 +192,23 @@ def _gpu() -> Check:
         return _note("GPU", "nvidia-smi gives no answer", "nvidia-smi")
     names = [line.strip() for line in ended.stdout.splitlines() if line.strip()]
     if ended.returncode or not names:
-        return _note("GPU", "nvidia-smi finds none: trials run on the CPU", "nvidia-smi")
-    return _ok("GPU", "; ".join(names))
+        return _note("GPU", f"nvidia-smi finds none: {on_cpu}", "nvidia-smi")
+    return _too_few(settings, len(names)) or _ok("GPU", "; ".join(names))
+
+
+def _too_few(settings: Settings | None, there: int) -> Check | None:
+    """What the local executor will refuse: fewer GPUs than all workers' trials need together."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        there = sum(name.strip() not in ("", "-1") for name in visible.split(","))
+    if settings is None or settings.run.executor != "local" or not there:
+        return None
+    workers, each = settings.run.workers, settings.train.gpus
+    if workers * each <= there:
+        return None
+    said = f"run.workers = {workers} times train.gpus = {each} is more than the {there} that trainings may use"
+    change = f"set gpus = {there} under [train]" if each > there else f"set workers = {there // each} under [run]"
+    return _missing("GPU", said, f"{change} in {SETTINGS_FILE}")
 
 
 def _profile(sources: list[str]) -> list[Check]:

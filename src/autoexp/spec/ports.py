@@ -40,6 +40,8 @@ class JobSpec:
     slot: int = 0
     """Which of the `slots` workers it is for: its device."""
     slots: int = 1
+    gpus: int = 1
+    """How many GPUs it trains on; its environment says so too, in AUTOEXP_GPUS."""
 
 
 @dataclass(frozen=True)

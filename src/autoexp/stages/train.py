@@ -65,6 +65,7 @@ def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
         "AUTOEXP_REPORT": str(folder / REPORT_FILE),
         "AUTOEXP_SEED": str(state.seed),
         "AUTOEXP_BUDGET_SECONDS": f"{train.budget_seconds:g}",
+        "AUTOEXP_GPUS": str(train.gpus),
         "AUTOEXP_COMMIT": iteration.commit,
         "PYTHONUNBUFFERED": "1",
     }
@@ -84,4 +85,5 @@ def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
         locks=context.workspace.runs,
         slot=iteration.slot,
         slots=context.plan.workers,
+        gpus=train.gpus,
     )

@@ -43,6 +43,9 @@ class Train(Section):
     """Training time a trial gets; passed on as AUTOEXP_BUDGET_SECONDS."""
     timeout_seconds: PositiveFloat = 600.0
     """Wall time after which the keeper ends the whole process tree."""
+    gpus: PositiveInt = 1
+    """GPUs that one trial trains on together, within the same budget; without a GPU, processes. Passed on as
+    AUTOEXP_GPUS."""
     env: dict[str, str] = {}
     keep_checkpoints: bool = False
     """Keep every trial's checkpoint.pt; otherwise only the best one's, which is hundreds of megabytes a trial less."""
