@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-PREPARE = '''
+PREPARE = """
 import os, pickle
 from pathlib import Path
 import requests, rustbpe
@@ -37,8 +37,8 @@ def make_dataloader(tokenizer, rows, seq_len, split):
         for number in range(rows):
             buffer[number] = torch.from_numpy(next(packed).astype("int64"))
         yield buffer[:, :-1], buffer[:, 1:], 1
-'''
-TRAIN = r'''
+"""
+TRAIN = r"""
 import time
 import torch
 from kernels import get_kernel
@@ -62,7 +62,7 @@ print("total_tokens_M:   1.5")
 print("num_steps:        15")
 print("num_params_M:     50.3")
 print("depth:            8")
-'''
+"""
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -10,10 +10,12 @@ from typing import TextIO
 class Progress:
     """Shows short status lines without flooding a log.
 
-    `every` is the least number of seconds between two lines when the stream is not a terminal.
+    `every` is the least number of seconds between two lines when the stream is not a terminal. A `silent` one shows
+    nothing.
     """
 
-    def __init__(self, stream: TextIO | None = None, every: float = 2.0) -> None:
+    def __init__(self, stream: TextIO | None = None, every: float = 2.0, silent: bool = False) -> None:
+        self.silent = silent
         self.stream = sys.stdout if stream is None else stream
         self.terminal = self.stream.isatty()
         self.every = 0.1 if self.terminal else every
@@ -23,7 +25,7 @@ class Progress:
     def update(self, text: str) -> None:
         """Show a passing state; dropped if the last one was a moment ago."""
         now = time.monotonic()
-        if now - self.last < self.every:
+        if self.silent or now - self.last < self.every:
             return
         self.last = now
         if self.terminal:
@@ -35,6 +37,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
+        if self.silent:
+            return
         self.close()
         self.stream.write(text + "\n")
         self.stream.flush()

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from autoexp.model.devices import best_device
+from autoexp.model.environ import whole_number
 from autoexp.model.errors import BadInput, Missing, TrainingFailed
 from autoexp.model.peers import GRACE_SECONDS, PEER, Peers, live_with_rank_0
 
@@ -33,12 +34,12 @@ def join(environ: Mapping[str, str], logs: Path, failed: Callable[[str], None] =
     `failed` is told the reason, in another thread and just before this process ends, when one of those has ended and
     the training, waiting for its GPU, does not notice. Raises BadInput for numbers that are none.
     """
-    size = whole(environ, "WORLD_SIZE", 1)
+    size = whole_number(environ, "WORLD_SIZE", 1, least=1)
     if size > 1 and environ.get("RANK"):
         store = live_with_rank_0(environ) if environ.get(PEER) else None
-        rank, local_rank = whole(environ, "RANK", 0), whole(environ, "LOCAL_RANK", 0)
-        return World(rank, size, local_rank, whole(environ, "LOCAL_WORLD_SIZE", 1), store)
-    size = whole(environ, "AUTOEXP_GPUS", 1)
+        rank, local_rank = whole_number(environ, "RANK", 0), whole_number(environ, "LOCAL_RANK", 0)
+        return World(rank, size, local_rank, whole_number(environ, "LOCAL_WORLD_SIZE", 1, least=1), store)
+    size = whole_number(environ, "AUTOEXP_GPUS", 1, least=1)
     if size == 1:
         return World()
     if not dist.is_available():
@@ -207,11 +208,3 @@ def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
             bucket = filling[tensor.dtype] = []
         bucket.append(tensor)
     yield from filling.values()
-
-
-def whole(environ: Mapping[str, str], name: str, least: int) -> int:
-    """An environment variable as a whole number, `least` when it is not set. Raises BadInput."""
-    text = environ.get(name) or str(least)
-    if not text.isdecimal() or int(text) < least:
-        raise BadInput(f"{name}={text} is no whole number of {least} or more", f"unset {name}")
-    return int(text)

@@ -32,7 +32,7 @@ KEYS = (
     *("training_seconds", "training_wall_seconds", "startup_seconds", "compile_seconds", "eval_seconds"),
     *("total_seconds", "budget_seconds", "peak_memory_mb"),
     *("num_params", "flops_per_token", "depth", "seed", "profile", "data", "checkpoint"),
-    *("device", "dtype", "peak_flops", "threads", "device_batch", "attention", "telemetry"),
+    *("device", "gpus", "dtype", "peak_flops", "threads", "device_batch", "attention", "telemetry"),
     *("torch", "versions", "source_hash"),
 )
 

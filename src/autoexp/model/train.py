@@ -268,7 +268,8 @@ Scalar = Any  # a float; on a GPU a 0-d tensor, so that a changing value compile
 def orthogonalize(matrices: Tensor) -> Tensor:
     """The nearest matrices with orthonormal rows or columns, (n, rows, columns), roughly."""
     tall = matrices.size(-2) > matrices.size(-1)
-    x: Tensor = matrices.bfloat16() if matrices.is_cuda else matrices
+    fast = matrices.is_cuda and torch.cuda.get_device_capability(matrices.device) >= (8, 0)
+    x: Tensor = matrices.bfloat16() if fast else matrices
     x = x.mT if tall else x  # the Gram matrix of the short side is the small one
     x = x / (1.02 * x.norm(dim=(-2, -1), keepdim=True) + 1e-6)
     for a, b, c in POLAR_EXPRESS:
@@ -407,12 +408,12 @@ def main() -> None:
         device = trial.device
         with device.torch_device:
             model = GPT(trial.data.vocab_size, trial.data.seq_len)
-        model.init_weights(device.dtype)
+        model.init_weights(torch.bfloat16 if device.dtype == torch.bfloat16 else torch.float32)
         optimizer = MuonAdamW(model.groups(), device.compiles)
         trial.describe(depth=DEPTH, flops_per_token=model.flops_per_token())
         row_bytes = model.bytes_per_token() * trial.data.seq_len
         batches = trial.batches(TOTAL_BATCH_SIZE, DEVICE_BATCH_SIZE, row_bytes)
-        losses = trial.compiled(model, model.windows)
+        losses = trial.compiled(model, model.windows, HEAD_DIM)
 
         for step in trial.steps(model, optimizer, batches):
             multiplier = set_schedule(optimizer, step.index, step.progress)
@@ -421,11 +422,12 @@ def main() -> None:
             for inputs, targets in batches.step(parts):
                 with device.autocast():
                     loss = losses(inputs, targets).mean() / parts
-                loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
+                trial.backward(loss)
                 total += loss.detach()
-            if GRAD_CLIP:
-                nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
-            optimizer.step()
+            if trial.mean_gradients(model):
+                if GRAD_CLIP:
+                    nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
+                optimizer.step()
             model.zero_grad(set_to_none=True)
             step.done(total, multiplier)
 
