@@ -61,6 +61,9 @@ def prepare(
     chosen = Choice(choose(place, absent, environ.get("AUTOEXP_ATTENTION", "")), device.type)
     if chosen.back_end == "flex":
         flex.prepare(tokens, windows, device)
+    kernel = flash.KERNELS.get(chosen.back_end)
+    if isinstance(kernel, fa4.FlashAttention4):
+        kernel.prepare(tokens, windows, dtype, head_dim, device)
     return chosen.back_end
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoexp.model.attention.flash import Kernel
+from autoexp.model.attention import fa4_ahead
 from autoexp.model.prepared import cache_folder
 
 
-def load() -> Kernel:
+def load() -> FlashAttention4:
     """The kernel. Raises ImportError if the package is not installed, and whatever a broken one raises."""
     if not find_spec("flash_attn") or not find_spec("flash_attn.cute"):
         raise ImportError("flash-attn-4 is not installed: pip install 'autoexp[fa4]'")
@@ -38,8 +39,16 @@ class FlashAttention4:
 
     def __init__(self, interface: Any) -> None:
         self.run, self.differentiate = interface._flash_attn_fwd, interface._flash_attn_bwd
+        self.compiling: fa4_ahead.Processes = []
+
+    def prepare(
+        self, tokens: int, windows: Iterable[int], dtype: torch.dtype, head_dim: int, device: torch.device
+    ) -> None:
+        """Begin to compile what will be needed, where it was not compiled before; the first `forward` waits for it."""
+        self.compiling += fa4_ahead.start(tokens, windows, dtype, head_dim, device)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+        fa4_ahead.wait(self.compiling)
         out, lse, *_ = self.run(q, k, v, return_lse=True, **span(window))
         return out, lse
 
