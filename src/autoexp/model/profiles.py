@@ -112,7 +112,7 @@ def constants_of(text: str) -> dict[str, str]:
 
 
 def with_constants(text: str, values: Mapping[str, str]) -> str:
-    """`text` of a train.py with other values of some constants; ranges and comments stay. BadInput if one has no line."""
+    """`text` of a train.py with other values of some constants, the rest as it is. BadInput if one has no line."""
     lines = text.splitlines(keepends=True)
     left = dict(values)
     for index, line in enumerate(lines):
