@@ -21,8 +21,7 @@ from autoexp.model.console import Progress
 from autoexp.model.datasets import Bundled
 from autoexp.model.prepared import Prepared
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_reference import make_reference
@@ -30,6 +29,7 @@ from sidebyside import ours, reference, rows, table
 from sidebyside.jobs import Done, Job, JobFailed, run_all
 from sidebyside.results import Results, identity
 
+ROOT = Path(__file__).parents[2]
 MACHINE = {"host": "a", "python": "3", "torch": "2", "gpus": [{"name": "NVIDIA H100"}]}
 
 
