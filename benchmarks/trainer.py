@@ -28,8 +28,6 @@ from sidebyside.jobs import Job, run_all
 from sidebyside.parts import Plan, Settings, mark_warm, plan, warming_jobs
 from sidebyside.results import Results, machine
 
-HEADER = ("", "reference", "autoexp", "ratio", "goal", "met")
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scaling", action="store_true", help="also the default train.py on one and on two GPUs")
     parser.add_argument("--profile-step", action="store_true", help="also where the time of a step goes")
     parser.add_argument("--cpu", action="store_true", help="the cpu profile: to try the benchmark, not the trainer")
-    parser.add_argument("--fresh", action="store_true", help="forget what earlier calls measured")
+    parser.add_argument("--fresh", action="store_true", help="measure again what earlier calls measured")
     return parser.parse_args(argv)
 
 
@@ -69,7 +67,7 @@ def run_parts(made: Plan, names: list[str], gpus: list[str], results: Results, p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit code 0 if the table is complete, 1 if it is not or a part failed, 2 for bad arguments."""
+    """The command. Exit code 0; 1 if a part failed or the sides were asked different things; 2 for bad arguments."""
     options = parse(argv)
     signal.signal(signal.SIGTERM, interrupted)
     progress = Progress(sys.stderr, every=15.0)
@@ -78,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     profile = CPU if options.cpu else H100
     settings = Settings(out, profile, options.budget, options.seeds, options.cpu, options.scaling, options.profile_step)
     results = Results(out / "results", machine(gpus))
-    if options.fresh:
-        results.forget()
     try:
         folder = options.shards or Path("~/.cache/autoresearch/data").expanduser()
         shards = ours.find_shards(folder)
@@ -90,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ours.NoData, reference.NoReference, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if options.fresh:
+        results.forget(chosen)
     names = [name for name in chosen if not results.reusable(name, made.parts[name].key)]
     if kept := [name for name in chosen if name not in names]:
         progress.say(f"measured earlier: {', '.join(kept)}")
@@ -102,19 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress.close()
 
     stored = results.current({name: part.key for name, part in made.parts.items()})
-    figures = {name: part["result"] for name, part in stored.items()}
-    lines = [row.cells() for row in table.rows(figures, goals=not options.cpu)]
-    notes = table.notes(stored, list(made.parts), options.budget, options.budget == reference.BUDGET)
-    blocks = [table.markdown(HEADER, lines), table.profile_table(figures), "\n".join(f"- {note}" for note in notes)]
-    text = "\n\n".join(block for block in blocks if block) + "\n"
+    notes = [*made.notes, *table.notes(stored, list(made.parts))]
+    text = table.whole(stored, notes, goals=not options.cpu)
     print(text, end="")
     (out / "table.md").write_text(text, encoding="utf-8")
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
-    whole = table.complete(stored, list(made.parts))
     if options.json:
-        write_json(options.json, {"complete": whole, "notes": notes, "parts": stored, "problems": problems})
-    return 0 if whole and not problems else 1
+        complete = table.complete(notes)
+        write_json(options.json, {"complete": complete, "notes": notes, "parts": stored, "problems": problems})
+    return 1 if problems or any("DIFFER" in note for note in notes) else 0
 
 
 def interrupted(_number: int, _frame: FrameType | None) -> None:

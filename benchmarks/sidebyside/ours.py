@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from autoexp.model.prepared import Prepared, read_prepared
 from autoexp.model.profiles import Profile
 
 from .jobs import Done, JobFailed
-from .reference import cache_places
+from .reference import cache_places, clean_environment
 
 SOURCE = Path(profiles.__file__).parents[2]
 MODEL = Path(profiles.__file__).parent
@@ -41,18 +40,23 @@ RECIPE = {
     "QK_SCALE": "1.0",
     "INIT_SCALE": "1.0",
     "X0_LAMBDA_INIT": "0.1",
+    "VALUE_EVERY": "2",
     "VALUE_GATE": "2.0",
     "GATE_CHANNELS": "32",
     "NGRAMS": "1",
+    "START_BATCH": "1.0",
     "MATRIX_LR": "0.04",
     "EMBEDDING_LR": "0.6",
     "UNEMBEDDING_LR": "0.004",
     "SCALAR_LR": "0.5",
     "WEIGHT_DECAY": "0.2",
     "EMBEDDING_WEIGHT_DECAY": "0.0",
+    "VALUE_WEIGHT_DECAY": "0.0",
+    "HEAD_WEIGHT_DECAY": "0.0",
     "ADAM_BETA1": "0.8",
     "ADAM_BETA2": "0.95",
     "MUON_MOMENTUM": "0.95",
+    "FINAL_MOMENTUM": "0.95",
     "MUON_BETA2": "0.95",
     "GRAD_CLIP": "0.0",
     "WARMUP_RATIO": "0.0",
@@ -60,6 +64,8 @@ RECIPE = {
     "FINAL_LR_FRAC": "0.0",
     "MOMENTUM_RAMP_STEPS": "300",
 }
+# What these make meaningless.
+SILENT = {"PROFILE", "NGRAM_ROWS", "NGRAM_LR", "START_UNTIL"}
 
 
 class NoData(Exception):
@@ -98,9 +104,7 @@ def prepare(shards: list[Path], out: Path, profile: Profile) -> Prepared:
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a command of our side: nothing of ours but what is given and what is kept on purpose."""
-    keep = {"AUTOEXP_ATTENTION", "AUTOEXP_KERNELS"}
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("AUTOEXP_") or key in keep}
-    return {**clean, "PYTHONPATH": str(SOURCE), **changes}
+    return {**clean_environment(), "PYTHONPATH": str(SOURCE), **changes}
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,11 @@ class Recipe:
             if path.name != "train.py":
                 digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
+
+
+def unknown_constants(text: str) -> list[str]:
+    """Constants of a train.py that this file does not know: they might make another model than the reference's."""
+    return sorted(profiles.constants_of(text).keys() - ARCHITECTURE.keys() - RECIPE.keys() - SILENT)
 
 
 def recipe(name: str, root: Path, profile: Profile, like_reference: bool) -> Recipe:

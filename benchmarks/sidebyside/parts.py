@@ -71,6 +71,7 @@ class Plan:
     data: Prepared
     parts: dict[str, Part] = field(default_factory=dict)
     quiet: set[str] = field(default_factory=set)  # those that want the machine for themselves
+    notes: list[str] = field(default_factory=list)  # what a reader of the table must know
 
     def add(self, job: Job, key: dict[str, Any], quiet: bool = False, **caches: Any) -> None:
         self.parts[job.name] = Part(job, {"data": self.data.meta["sha256"]["val.rows"], **key}, **caches)
@@ -106,6 +107,8 @@ def add_reference(made: Plan, checkout: Path, shards: list[Path]) -> None:
     settings, data = made.settings, made.data
     root = settings.out / "reference"
     flash3 = not settings.cpu and reference.flash3_is_there()
+    if settings.budget != reference.BUDGET:
+        made.notes.append(f"budget {settings.budget:g} s: the reference's one line TIME_BUDGET was changed")
     home = reference.home_for(root, shards, data)
     shim = reference.shim_folder(root, flash3)
     for name in reference.REVISIONS:
@@ -139,6 +142,8 @@ def add_ours(made: Plan) -> None:
     root = settings.out / "ours"
     same = ours.recipe("same", root, profile, like_reference=not settings.cpu)
     default = ours.recipe("default", root, profile, like_reference=False)
+    if unknown := ours.unknown_constants(same.text):
+        made.notes.append(f"NOT CHECKED whether {', '.join(unknown)} of train.py are as in the reference's recipe")
     seconds = DATA_SECONDS if not settings.cpu else 1.0
     env = ours.environment(AUTOEXP_DATA=str(data.folder), **({"AUTOEXP_DEVICE": "cpu"} if settings.cpu else {}))
     speed = rows.our_speed(seconds, profile.name)

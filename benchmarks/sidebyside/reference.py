@@ -142,10 +142,8 @@ def copy(
     (folder / "train.py").write_bytes(source["train.py"])
     (folder / "prepare.py").write_bytes(with_budget(source["prepare.py"], budget))
     autoexp = Path(sys.modules["autoexp"].__path__[0]).parent
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AUTOEXP_", "PYTHONPATH"))}
     env = {
-        **kept,
-        "HF_HOME": os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface")),
+        **clean_environment(),
         "HOME": str(home),
         "PYTHONPATH": os.pathsep.join([str(shim), str(autoexp)]),
         "AUTOEXP_SHIM_TOKENS": str(seq_len),
@@ -156,8 +154,18 @@ def copy(
     return Copy(folder, env, served)
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without settings of ours, but for those that choose kernels, on both sides."""
+    keep = {"AUTOEXP_ATTENTION", "AUTOEXP_KERNELS"}
+    return {key: value for key, value in os.environ.items() if not key.startswith("AUTOEXP_") or key in keep}
+
+
 def cache_places(folder: Path) -> dict[str, str]:
-    """Where torch and its compilers keep what they made, so that it can be cold or warm as we like."""
+    """Where torch and its compilers keep what they made, so that it can be cold or warm as we like.
+
+    What was downloaded stays where it is: kernels of the hub are no work of the compiler's.
+    """
+    downloads = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     names = {
         "TORCHINDUCTOR_CACHE_DIR": "inductor",
         "TRITON_CACHE_DIR": "triton",
@@ -165,7 +173,8 @@ def cache_places(folder: Path) -> dict[str, str]:
         "CUTE_DSL_CACHE_DIR": "cute",
         "XDG_CACHE_HOME": "xdg",
     }
-    return {variable: str(folder / name) for variable, name in names.items()}
+    places = {variable: str(folder / name) for variable, name in names.items()}
+    return {"HF_HOME": os.environ.get("HF_HOME") or str(downloads), **places}
 
 
 STEP = re.compile(r"step (?P<step>\d+) .*tok/sec: (?P<speed>[\d,]+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -64,10 +64,10 @@ class Results:
     def keep(self, name: str, key: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         write_json(self.folder / f"{name}.json", {"key": dict(key), "machine": self.here, "result": dict(result)})
 
-    def forget(self) -> None:
-        """Delete every result."""
-        for path in self.folder.glob("*.json"):
-            path.unlink()
+    def forget(self, names: Iterable[str]) -> None:
+        """Delete the results of these parts."""
+        for name in names:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
 
     def current(self, keys: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Name -> stored part, of those whose arguments are still the same."""

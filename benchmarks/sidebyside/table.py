@@ -11,6 +11,7 @@ from .results import identity
 
 Parts = Mapping[str, Mapping[str, Any]]  # name -> the figures of a part
 NONE = "–"
+HEADER = ("", "reference", "autoexp", "ratio", "goal", "met")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def rows(parts: Parts, goals: bool) -> list[Row]:
             high, 50e6),
         Row("peak memory, its d8/512 (MiB)", first("peak_memory_mb", *masters), get("same", "peak_memory_mb"),
             lambda value: f"{value:,.0f}", low),
-        Row("default train.py, 1 GPU against 2 GPUs", get("scaling-1", "tokens_per_second"),
+        Row("default train.py, 1 GPU (left) and 2 GPUs", get("scaling-1", "tokens_per_second"),
             get("scaling-2", "tokens_per_second"), speed, high),
     ]  # fmt: skip
     spoken = [row for row in spoken if row.reference is not None or row.ours is not None]
@@ -131,6 +132,14 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), f"|{rule}|", *map(line, lines)])
 
 
+def whole(stored: Parts, said: Sequence[str], goals: bool) -> str:
+    """Everything that is printed, from the stored entries and the notes."""
+    parts = {name: part["result"] for name, part in stored.items()}
+    lines = [row.cells() for row in rows(parts, goals)]
+    blocks = [markdown(HEADER, lines), profile_table(parts), "\n".join(f"- {note}" for note in said)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
 def profile_table(parts: Parts) -> str:
     """Milliseconds a step by kind of kernel, a column for each profile; empty without one."""
     found = {name.removeprefix("profile-"): part for name, part in parts.items() if name.startswith("profile-")}
@@ -144,55 +153,54 @@ def profile_table(parts: Parts) -> str:
     return markdown(["ms a step", *found], lines)
 
 
-def notes(stored: Parts, wanted: Sequence[str], budget: float, unchanged_budget: bool) -> list[str]:
-    """What the table rests on, a line each. `stored` holds whole entries: key, machine, result."""
-    said: list[str] = []
-    for facts in {identity(part["machine"]): part["machine"] for part in stored.values()}.values():
-        cards = [
-            ", ".join(f"{k.replace('.', ' ')} {v}" if k != "name" else v for k, v in gpu.items())
-            for gpu in facts["gpus"]
-        ]
-        said.append(
-            f"machine {facts['host']}: torch {facts['torch']}, Python {facts['python']}; "
-            + ("; ".join(cards) or "no GPU")
-        )
+def notes(stored: Parts, wanted: Sequence[str]) -> list[str]:
+    """What the table rests on, a line each. `stored` holds whole entries (key, machine, result) of the parts."""
     parts = {name: part["result"] for name, part in stored.items()}
-    attention = {
-        side: {
-            str(r["attention"])
-            for n, r in parts.items()
-            if "attention" in r and (n.startswith(("reference", "mar8"))) == (side == "reference")
-        }
-        for side in ("reference", "ours")
-    }
-    said += [f"attention, {side}: {', '.join(sorted(names))}" for side, names in attention.items() if names]
-    if not unchanged_budget:
-        said.append(f"budget {budget:g} s on both sides: the reference's line TIME_BUDGET was changed, nothing else")
-    if "rows" in parts:
-        found = parts["rows"]
+    theirs = {name for name in parts if name.startswith(("reference", "mar8"))}
+    said = [describe(facts) for facts in {identity(p["machine"]): p["machine"] for p in stored.values()}.values()]
+    for side, names in (("reference", theirs), ("autoexp", parts.keys() - theirs)):
+        if used := sorted({str(parts[name]["attention"]) for name in names if "attention" in parts[name]}):
+            said.append(f"attention, {side}: {', '.join(used)}")
+    if found := parts.get("rows"):
         if found["identical"]:
             said.append(f"validation rows: all {found['rows_ours']} are the same on both sides")
         else:
             said.append(
-                f"VALIDATION ROWS DIFFER: {found['rows_same']} of {found['rows_reference']} (reference) and "
-                f"{found['rows_ours']} (ours) are the same, the first difference is at row {found['first_difference']}"
+                f"VALIDATION ROWS DIFFER: {found['rows_same']} of the reference's {found['rows_reference']} and our "
+                f"{found['rows_ours']} are the same, the first difference is at row {found['first_difference']}"
             )
     if "ids" in parts:
         said.append("tokenizer: the reference's own code encodes, decodes and counts a sample as ours does")
-    said.append("bytes are counted by the reference's rule on both sides; reference figures are of its unchanged seed")
+    said.append("bytes are counted by the reference's rule on both sides; the reference keeps its one seed")
+    if "reference-cold" in parts and "same" in parts and not stored["same"]["key"]["cpu"]:
+        sizes = [float(parts[name]["num_params"]) for name in ("reference-cold", "same")]
+        if abs(sizes[0] - sizes[1]) > 1e5:  # the reference prints tenths of a million
+            said.append(f"ARCHITECTURES DIFFER: {sizes[0]:.4g} and {sizes[1]:.4g} parameters")
     missing = [name for name in wanted if name not in stored]
-    machines = {identity(part["machine"]) for part in stored.values()}
     if missing:
         said.append(f"NOT COMPLETE: without {', '.join(missing)}")
-    elif len(machines) > 1:
+    elif len({identity(part["machine"]) for part in stored.values()}) > 1:
         said.append("NOT COMPLETE: its parts come from different machines")
+    elif not theirs:
+        said.append("NOT COMPLETE: no --reference")
     else:
-        said.append("complete: every part is from this machine")
+        said.append("complete: every part is from this one machine")
     return said
 
 
-def complete(stored: Parts, wanted: Sequence[str]) -> bool:
-    """Whether nothing is missing, all of it is from one machine, and both sides were asked the same."""
-    machines = {identity(part["machine"]) for part in stored.values()}
-    same = "rows" not in wanted or bool(stored.get("rows", {}).get("result", {}).get("identical"))
-    return all(name in stored for name in wanted) and len(machines) == 1 and same
+def describe(machine: Mapping[str, Any]) -> str:
+    """A machine in one line."""
+    cards = [
+        ", ".join(
+            value if key == "name" else f"{key.replace('.', ' ').replace('_', ' ')} {value}"
+            for key, value in gpu.items()
+        )
+        for gpu in machine["gpus"]
+    ]
+    software = f"torch {machine['torch']}, Python {machine['python']}"
+    return f"machine {machine['host']}: {'; '.join(card for card in cards if card) or 'no GPU'}; {software}"
+
+
+def complete(said: Sequence[str]) -> bool:
+    """Whether nothing is missing and both sides were asked the same, by the notes."""
+    return said[-1].startswith("complete") and not any("DIFFER" in note for note in said)

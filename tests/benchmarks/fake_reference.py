@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 PREPARE = """
-import os, pickle
+import itertools, pickle
 from pathlib import Path
 import requests, rustbpe
 import torch
-from autoexp.model.climbmix import ClimbMix
-from autoexp.model.packing import endless, pack
+from pyarrow import parquet
+from autoexp.model.packing import pack
 MAX_SEQ_LEN = 128
 TIME_BUDGET = 300
 FOLDER = Path.home() / ".cache" / "autoresearch"
@@ -29,10 +29,16 @@ def get_token_bytes():
     return torch.load(FOLDER / "tokenizer" / "token_bytes.pt")
 def make_dataloader(tokenizer, rows, seq_len, split):
     buffer = torch.empty((rows, seq_len + 1), dtype=torch.long, pin_memory=True, device="cuda")
-    texts = ClimbMix(Path("."), 1, others=[FOLDER / "data"])
     bos = tokenizer.get_bos_token_id()
-    encoded = ([[bos, *tokenizer.encode(t)] for t in batch] for batch in endless(lambda: texts.documents(split)))
-    packed = pack(encoded, seq_len + 1)
+    shard = FOLDER / "data" / ("shard_06542.parquet" if split == "val" else "shard_00000.parquet")
+    def batches():
+        for _ in itertools.count():
+            file = parquet.ParquetFile(shard)
+            for group in range(file.num_row_groups):
+                texts = file.read_row_group(group).column("text").to_pylist()
+                for start in range(0, len(texts), 128):
+                    yield [[bos, *tokenizer.encode(text)] for text in texts[start : start + 128]]
+    packed = pack(batches(), seq_len + 1)
     while True:
         for number in range(rows):
             buffer[number] = torch.from_numpy(next(packed).astype("int64"))
