@@ -128,7 +128,10 @@ def step_of(batches: Batches) -> Callable[[], int]:
     """One step of batches, ready on the device, as a count of tokens."""
 
     def step() -> int:
-        return sum(targets.numel() for _, targets in batches.step())
+        tokens = sum(targets.numel() for _, targets in batches.step())
+        if batches.device.type == "cuda":
+            torch.cuda.synchronize(batches.device)
+        return tokens
 
     return step
 
@@ -204,6 +207,11 @@ def measure(data: Prepared, shard_folder: Path, reference: Path | None, seconds:
         "rows gathered": tokens_per_second(gather_of(rows), seconds),
         "batches, int64": tokens_per_second(step_of(Batches(rows, 256, 128, 0, cpu)), seconds),
     }
+    if torch.cuda.is_available():
+        for name, on_device in (("batches on the GPU", True), ("batches read ahead for the GPU", False)):
+            stream = Batches(rows, 256, 128, 0, torch.device("cuda"), on_device=on_device)
+            found[name] = tokens_per_second(step_of(stream), seconds)
+            stream.close()
     if reference is not None:
         found["reference"] = tokens_per_second(
             reference_step(reference, shard_folder, tokenizer, data.seq_len), seconds

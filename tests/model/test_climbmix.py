@@ -14,6 +14,7 @@ import pytest
 
 from autoexp.model import climbmix
 from autoexp.model.prepare import main
+from autoexp.model.shards import damage
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -175,6 +176,31 @@ def test_shards_of_the_reference_are_used_where_they_lie(server: Server, cache: 
         (elsewhere / name).write_bytes(content)
     assert run(server, cache) == 0
     assert server.requests == [] and not (cache / "climbmix").exists()
+
+
+def test_only_the_damaged_shard_of_the_reference_is_fetched(
+    server: Server, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "home" / ".cache" / "autoresearch" / "data"
+    elsewhere.mkdir(parents=True)
+    for name, content in server.files.items():
+        (elsewhere / name).write_bytes(content[:-100] if name == "shard_00001.parquet" else content)
+    assert run(server, cache) == 0
+    assert f"{elsewhere / 'shard_00001.parquet'} is damaged" in capsys.readouterr().out
+    assert [name for name, _ in server.requests] == ["shard_00001.parquet"]
+    assert (elsewhere / "shard_00001.parquet").stat().st_size < len(server.files["shard_00001.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [({"text": [""] * 9}, "no text"), ({"body": ["words"]}, "text"), ({"text": [b"\xff\xfe"]}, "UTF8|UTF-8|utf8")],
+)
+def test_a_file_without_text_is_damaged(tmp_path: Path, table: dict[str, list[object]], reason: str) -> None:
+    columns = arrow.table(table)
+    if columns.schema.field(0).type == arrow.binary():  # written as text, though it is none
+        columns = arrow.table({"text": columns["text"].combine_chunks().view(arrow.string())})
+    parquet.write_table(columns, tmp_path / "x.parquet")
+    assert re.search(reason, damage(tmp_path / "x.parquet") or "")
 
 
 def test_what_is_not_there_is_told_in_two_lines(

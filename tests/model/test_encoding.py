@@ -23,6 +23,7 @@ from autoexp.model.encoding import read_encoded, write_encoded
 from autoexp.model.errors import BadInput
 from autoexp.model.prepare import plan, prepare
 from autoexp.model.prepared import Prepared, read_prepared
+from autoexp.model.profiles import H100
 from autoexp.model.tokenizer import Tokenizer
 
 from .conftest import TINY, environment
@@ -114,6 +115,11 @@ def test_rows_are_the_references_and_the_same_for_any_number_of_processes(
     assert {path.name: path.read_bytes() for path in together.folder.iterdir()} == files
 
 
+def test_the_validation_rows_are_as_many_as_the_reference_evaluates() -> None:
+    tokens, rows, context = 40 * 524_288, 128, 2048
+    assert H100.seq_len == context and H100.eval_tokens // H100.seq_len == tokens // (rows * context) * rows
+
+
 def test_remainders_lose_no_text_and_stay_out_of_validation(cache: Path) -> None:
     dropped, kept = prepared(cache, 1), prepared(cache, 1, remainders=True)
     assert dropped.folder != kept.folder and dropped.meta["hash"] != kept.meta["hash"]
@@ -170,7 +176,8 @@ def test_another_size_of_a_shard_is_another_preparation(cache: Path) -> None:
     assert moved.exists()
 
 
-def test_processes_end_with_the_one_that_is_killed(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_the_one_that_is_ended(cache: Path, tmp_path: Path, sent: signal.Signals) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import time\n"
@@ -181,17 +188,24 @@ def test_processes_end_with_the_one_that_is_killed(cache: Path, tmp_path: Path) 
         "    encoding.FEW_BYTES, shards.BLOCK_BYTES = 0, 20_000\n"
         f"    cache = Path({str(cache)!r})\n"
         "    encoded = encoding.Encoded(cache / 'ids', cache / 'tokenizer.json', ClimbMix(cache, 2), 2)\n"
-        "    next(encoded.batches('val'))\n"
-        "    print('going', flush=True)\n"
-        "    time.sleep(60)\n"
+        "    with encoded:\n"
+        "        next(encoded.batches('val'))\n"
+        "        print('going', flush=True)\n"
+        "        time.sleep(60)\n"
     )
     folder = prepared(cache, 1).folder
     os.link(folder / "tokenizer.json", cache / "tokenizer.json")
-    run = subprocess.Popen([sys.executable, str(program)], env=environment(), stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, str(program)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     assert run.stdout is not None and run.stdout.readline() == "going\n"
     children = psutil.Process(run.pid).children(recursive=True)
     assert len(children) >= 2
-    run.send_signal(signal.SIGKILL)
+    run.send_signal(sent)
     run.wait()
     run.stdout.close()
     until = time.monotonic() + 30

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from autoexp.model.packing import pack
+from autoexp.model.packing import Packer, pack
 
 BOS = 999
 
@@ -63,3 +63,28 @@ def test_too_little_text_gives_no_row() -> None:
 def test_a_huge_document_is_kept_only_as_far_as_a_row_reaches() -> None:
     rows = list(pack([[range(60_000)], [[BOS, 1]]], capacity=8))
     assert [row.tolist() for row in rows] == [[BOS, 1, 0, 1, 2, 3, 4, 5]]
+
+
+def test_what_is_kept_and_dropped_is_counted() -> None:
+    batches = documents(5, 600, 100)
+    packer = Packer(33, waiting=50)
+    rows = list(packer.rows(batches))
+    assert packer.kept == sum(int((row != BOS).sum()) for row in rows)
+    assert packer.kept + packer.dropped == sum(len(document) - 1 for batch in batches for document in batch)
+
+
+@pytest.mark.parametrize(("seed", "longest"), [(0, 20), (1, 60), (2, 500)])
+def test_remainders_go_into_other_rows_behind_a_bos_of_their_own(seed: int, longest: int) -> None:
+    batches = documents(seed, 600, longest)
+    packer = Packer(33, waiting=50, remainders=True)
+    rows = [row.tolist() for row in packer.rows(batches)]
+    assert all(len(row) == 33 and row[0] == BOS for row in rows)
+    given = sorted(token for batch in batches for document in batch for token in document if token != BOS)
+    found = sorted(token for row in rows for token in row if token != BOS)
+    assert packer.dropped < 33 and len(given) - len(found) == packer.dropped
+    assert packer.dropped or found == given
+
+
+def test_a_document_that_is_cut_goes_on_where_it_stopped() -> None:
+    rows = [row.tolist() for row in pack([[[BOS, *range(20)]]], capacity=8, remainders=True)]
+    assert rows == [[BOS, *range(7)], [BOS, *range(7, 14)]]
