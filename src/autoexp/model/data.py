@@ -18,12 +18,23 @@ from autoexp.model.prepared import Rows
 class Batches:
     """An endless stream of optimizer steps, each cut into equal parts that fit the device.
 
-    `rows_per_step` rows make a step; `rows_per_part`, which divides it, go through the model at once.
+    `rows_per_step` rows make a step, of which every one of `world` processes takes its share; `rows_per_part`, which
+    divides the share, go through the model at once.
     """
 
-    def __init__(self, rows: Rows, rows_per_step: int, rows_per_part: int, seed: int, device: torch.device) -> None:
-        if rows_per_step % rows_per_part:
-            raise ValueError(f"{rows_per_part} rows at a time do not divide a step of {rows_per_step}")
+    def __init__(
+        self,
+        rows: Rows,
+        rows_per_step: int,
+        rows_per_part: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if rows_per_step % (rows_per_part * world):
+            raise ValueError(f"{rows_per_part} rows at a time do not divide a step of {rows_per_step} by {world}")
+        self.rank, self.world = rank, world
         self.rows = rows  # (rows, seq_len + 1)
         self.rows_per_step = rows_per_step
         self.rows_per_part = rows_per_part
@@ -33,8 +44,8 @@ class Batches:
 
     @property
     def parts(self) -> int:
-        """Forward and backward passes in a step."""
-        return self.rows_per_step // self.rows_per_part
+        """Forward and backward passes in a step of one process."""
+        return self.rows_per_step // self.rows_per_part // self.world
 
     @property
     def tokens_per_step(self) -> int:
@@ -57,7 +68,8 @@ class Batches:
     def step(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of one optimizer step: inputs and targets, each (rows_per_part, seq_len) int64 on the device."""
         for _ in range(self.parts):
-            yield to_device(self.rows[np.sort(self.take(self.rows_per_part))], self.device)
+            everyones = self.take(self.rows_per_part * self.world)  # the same rows a step, however many share them
+            yield to_device(self.rows[np.sort(everyones[self.rank :: self.world])], self.device)
 
 
 def to_device(rows: Rows, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autoexp.model.data import to_device
 from autoexp.model.devices import Device
+from autoexp.model.distributed import World
 from autoexp.model.errors import TrainingFailed
 from autoexp.model.prepared import Prepared
 
@@ -34,14 +35,17 @@ def evaluate(
     device: Device,
     rows_at_a_time: int,
     tick: Callable[[float], None] = lambda done: None,
+    world: World | None = None,
 ) -> float:
     """Validation bits per byte of a model. `tick` hears how much is done, 0 to 1.
 
-    The rows are the first `eval_rows` of the split, or spread evenly over it if there are more. Raises
-    TrainingFailed if the answer is no finite number.
+    The rows are the first `eval_rows` of the split, or spread evenly over it if there are more; the processes of
+    `world` share them out, and each has the answer. Raises TrainingFailed if it is no finite number.
     """
     rows = data.rows("val")
+    world = world or World()
     chosen = np.linspace(0, len(rows) - 1, data.eval_rows).round().astype(np.int64)
+    chosen = chosen[world.rank :: world.size]
     lengths = torch.from_numpy(data.token_bytes()).to(device.torch_device)  # (vocab_size,)
     nats: list[Tensor] = []
     sizes: list[Tensor] = []
@@ -56,8 +60,9 @@ def evaluate(
         nats.append(torch.where(size > 0, loss, 0.0).sum(dim=1))  # a sum a row: exact enough in float32
         sizes.append(size.sum(dim=1))
         tick((start + len(part)) / len(chosen))
-    total = math.fsum(torch.cat(nats).tolist())  # the only wait for the device
-    answer = bits_per_byte(total, int(torch.cat(sizes).sum()))
+    own = (math.fsum(torch.cat(nats).tolist()), int(torch.cat(sizes).sum())) if nats else (0.0, 0)  # the only wait
+    total, text_bytes = world.sum_float64(torch.tensor(own, dtype=torch.float64)).tolist()
+    answer = bits_per_byte(total, int(text_bytes))
     if not math.isfinite(answer):
         raise TrainingFailed(f"val_bpb is {answer}")
     return answer

@@ -391,6 +391,7 @@ def main() -> None:
                     loss = losses(inputs, targets).mean() / batches.parts
                 loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
                 total += loss.detach()
+            trial.mean_gradients(model)
             if GRAD_CLIP:
                 nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
             optimizer.step()

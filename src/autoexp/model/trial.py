@@ -3,16 +3,18 @@
     with Trial(PROFILE) as trial:
         ... build a model and an optimizer on trial.device ...
         for step in trial.steps(model, optimizer, batches):
-            ... forward, backward, optimizer.step() ...
+            ... forward, backward; trial.mean_gradients(model); optimizer.step() ...
             step.done(loss, lr_multiplier)
         trial.finish(model, losses)
 
-Environment: AUTOEXP_REPORT, AUTOEXP_SEED, AUTOEXP_BUDGET_SECONDS, AUTOEXP_DATA, AUTOEXP_CHECKPOINT, and devices.py's.
+Environment: AUTOEXP_REPORT, AUTOEXP_SEED, AUTOEXP_BUDGET_SECONDS, AUTOEXP_DATA, AUTOEXP_CHECKPOINT, and those of
+devices.py and distributed.py.
 """
 
 from __future__ import annotations
 
 import gc
+import io
 import os
 import random
 import sys
@@ -33,6 +35,7 @@ from autoexp.model.clock import Optimizer, Rewind, TrainingClock, seconds_since_
 from autoexp.model.console import Progress
 from autoexp.model.data import Batches, rows_at_a_time
 from autoexp.model.devices import open_device
+from autoexp.model.distributed import World, join
 from autoexp.model.errors import BadInput, TrainerError, tell
 from autoexp.model.evaluate import Losses, evaluate
 from autoexp.model.prepared import find_prepared
@@ -84,6 +87,8 @@ class Trial:
         self.saved: Path | None = None  # the checkpoint, once there is one
         self.metrics: Metrics | None = None
         self.progress = Progress()
+        self.world = World()
+        self.averaged = False  # whether the gradients of the step are those of all processes
         try:
             self.path = report_path(environ)
             self.seed = whole_number(environ, "AUTOEXP_SEED", DEFAULT_SEED)
@@ -95,12 +100,17 @@ class Trial:
                 raise BadInput(f"AUTOEXP_CHECKPOINT={self.checkpoint} is not there", "unset it to train")
             self.data = find_prepared(self.profile.name, environ)
             # The cpu profile stays on the CPU even beside a GPU: its budget is too short to compile anything.
-            self.device = open_device(environ, "cpu" if self.profile.device == "cpu" else "best")
+            default = "cpu" if self.profile.device == "cpu" else "best"
+            self.world = join({**environ, "AUTOEXP_REPORT": str(self.path)}, self.path.parent, self._failed)
+            device = self.world.place(environ.get("AUTOEXP_DEVICE") or default)
+            self.device = open_device({**environ, "AUTOEXP_DEVICE": device})
             on_cpu = self.device.torch_device.type == "cpu"
             self.clock = clock or TrainingClock(budget, work=time.process_time if on_cpu else None)
-            self.metrics = Metrics(self.path.with_name("metrics.jsonl"), append=self.checkpoint is not None)
+            metrics = self.path.with_name("metrics.jsonl") if self.world.leads else Path(os.devnull)
+            self.metrics = Metrics(metrics, append=self.checkpoint is not None)
         except TrainerError as error:
             self._failed(str(error))
+            self.world.close(failed=True)
             sys.exit(tell(error))
         except OSError as error:
             sys.exit(tell(BadInput(f"{error.filename}: {error.strerror}", "name another AUTOEXP_REPORT")))
@@ -113,9 +123,12 @@ class Trial:
         self.rows_per_part = 1
         self.facts: dict[str, Any] = {}
         self.trained: dict[str, Any] = {}
+        if not self.world.leads:
+            self.progress = Progress(io.StringIO())  # nobody reads it
+        together = f" and {self.world.size - 1} more" if self.world.size > 1 else ""
         threads = f", {self.device.threads} threads" if self.device.threads else ""
         self.progress.say(
-            f"profile {self.profile.name}, {self.device.torch_device}{threads}, seed {self.seed}, "
+            f"profile {self.profile.name}, {self.device.torch_device}{together}{threads}, seed {self.seed}, "
             f"budget {self.clock.budget:g} s, data {self.data.folder}"
         )
 
@@ -131,30 +144,38 @@ class Trial:
             self._failed(first if isinstance(error, TrainerError) else f"{type(error).__name__}: {first}")
         if self.metrics is not None:
             self.metrics.close()
+        self.world.close(failed=error is not None)
         if isinstance(error, TrainerError):
             raise SystemExit(tell(error)) from None
 
     def _failed(self, reason: str) -> None:
-        if self.path is not None:
+        if self.path is not None and self.world.leads:
             facts = {"checkpoint": str(self.saved)} if self.saved is not None else {}
             write_report(self.path, {"status": "failed", "phase": self.phase, "reason": reason, **facts})
 
     # --- building -----------------------------------------------------------------------------------------------
 
     def batches(self, tokens_per_step: int, most_rows: int, row_bytes: float = 0) -> Batches:
-        """Training batches of about `tokens_per_step` tokens, rounded down to whole rows, at least one.
+        """Training batches of about `tokens_per_step` tokens, rounded down to whole rows, one a process at least.
 
         At most `most_rows` rows go through the model at once, fewer if rows of `row_bytes` bytes of activations
         would not fit the device, so that any size of step can be trained.
         """
-        rows_per_step = max(1, tokens_per_step // self.data.seq_len)
-        self.rows_per_part = rows_at_a_time(rows_per_step, most_rows, row_bytes, self.device.free_memory())
-        return Batches(self.data.rows("train"), rows_per_step, self.rows_per_part, self.seed, self.device.torch_device)
+        rank, size = self.world.rank, self.world.size
+        own_rows = max(1, tokens_per_step // self.data.seq_len // size)
+        self.rows_per_part = rows_at_a_time(own_rows, most_rows, row_bytes, self.device.free_memory())
+        rows, device = self.data.rows("train"), self.device.torch_device
+        return Batches(rows, own_rows * size, self.rows_per_part, self.seed, device, rank, size)
 
     def compiled(self, model: torch.nn.Module, windows: Iterable[int] = ()) -> Losses:
         """`model` made fast for this device; `windows` are those it calls `attend` with."""
         self.attention = attention.prepare(self.data.seq_len, windows, self.device.torch_device, self.device.compiles)
         return torch.compile(model, dynamic=False) if self.device.compiles else model
+
+    def mean_gradients(self, model: torch.nn.Module) -> None:
+        """With several GPUs, make every gradient the mean over them: after the last backward pass of a step."""
+        self.world.mean_gradients(model.parameters())
+        self.averaged = True
 
     def describe(self, **facts: Any) -> None:
         """Put facts about the model into the report: depth, and flops_per_token for the utilisation."""
@@ -167,15 +188,20 @@ class Trial:
 
         With AUTOEXP_CHECKPOINT there are none: its weights are loaded instead.
         """
+        self.world.connect(self.device.torch_device)
         if self.checkpoint is not None:
             self.trained = load_checkpoint(self.checkpoint, model, self.device.torch_device)
             self.progress.say(f"weights of {self.checkpoint}, {self.trained.get('num_steps')} steps; not training")
             return
         self.phase = "warmup"
+        self.world.broadcast_parameters(model)
+        if self.world.rank:
+            torch.manual_seed(self.seed + self.world.rank)  # from here on chance, dropout say, is each process's own
         before = Rewind(model, optimizer, batches)
         for index in range(WARMUP_STEPS[self.device.torch_device.type]):
             step = Step(index, 0.0, warmup=True)
             yield step
+            self._taken(step)
             self._observe(step, batches)
         before.restore()
         del before
@@ -186,15 +212,20 @@ class Trial:
 
         self.phase = "train"
         self.guard = LossGuard()
+        self.world.barrier()
         startup = seconds_since_process_start()
         self.clock.start()
         pending: Step | None = None
         # On a GPU the loss is read one step late, when it has long been computed: the queue never runs dry, and
         # never runs further ahead of the clock than one step.
         late = self.device.torch_device.type != "cpu"
-        while not self.clock.spent:
-            step = Step(self.steps_taken, self.clock.progress, warmup=False)
+        while True:
+            progress, spent = self.world.broadcast(self.clock.progress, self.clock.spent)  # one clock for all
+            if spent:
+                break
+            step = Step(self.steps_taken, progress, warmup=False)
             yield step
+            self._taken(step)
             self.steps_taken += 1
             computed = pending if late else step
             pending = step if late else None
@@ -207,10 +238,20 @@ class Trial:
         gc.enable()
         self._trained(model, batches, startup)
 
-    def _observe(self, step: Step, batches: Batches) -> None:
-        """Read the loss of a step, check it, and tell whoever watches."""
+    def _taken(self, step: Step) -> None:
+        """Check that a step was all that it must be, and make its loss that of all processes."""
         if step.loss is None:
             raise BadInput("train.py took a step without step.done(loss)", "call it at the end of every step")
+        if self.world.size > 1 and not self.averaged:
+            raise BadInput("train.py took a step without trial.mean_gradients(model)", "call it before optimizer.step")
+        self.averaged = False
+        self.world.mean([step.loss])
+
+    def _observe(self, step: Step, batches: Batches) -> None:
+        """Read the loss of a step, check it, and tell whoever watches; one process does it for all."""
+        if not self.world.leads:
+            return
+        assert step.loss is not None
         loss = float(step.loss)
         self.guard.check(step.index, loss)
         if not step.warmup:
@@ -253,7 +294,7 @@ class Trial:
             "total_tokens": tokens,
             "num_steps": self.steps_taken,
             "tokens_per_second": tokens / elapsed,
-            "mfu_percent": 100 * flops * tokens / elapsed / peak if peak and flops else None,
+            "mfu_percent": 100 * flops * tokens / elapsed / (peak * self.world.size) if peak and flops else None,
             "peak_memory_mb": self.device.peak_memory_mb(),
             "loss_curve": self.curve.points(),
             "seed": self.seed,
@@ -271,6 +312,9 @@ class Trial:
         assert self.path is not None and self.metrics is not None
         self.phase = "evaluate"
         model.eval()
+        self.world.broadcast_parameters(model)  # what is judged is what is saved, whatever train.py did
+        if not self.world.leads:
+            return evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world)
         report = self._facts(model)
         saved = self.checkpoint or self.path.with_name("checkpoint.pt")
         if self.checkpoint is None:
@@ -279,7 +323,7 @@ class Trial:
         write_report(self.path, {"status": "evaluating", "phase": "evaluate", "checkpoint": str(saved), **report})
         began = seconds_since_process_start()
         self._evaluated(0.0)
-        val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated)
+        val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated, self.world)
         check_causal(losses, self.data, self.device, self.rows_per_part if self.device.compiles else 1)
         check_probabilities(model, self.data, self.device)
         self._evaluated(1.0)
@@ -306,6 +350,7 @@ class Trial:
             "num_params": sum(parameter.numel() for parameter in model.parameters()),
             "depth": self.facts.get("depth"),
             "device": self.device_name(),
+            "gpus": self.world.size,
             "dtype": str(self.device.dtype).removeprefix("torch."),
             "attention": self.attention,
             "threads": self.device.threads or None,
