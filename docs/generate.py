@@ -628,7 +628,8 @@ def settings() -> str:
         *prose(
             """
             Variables whose names say that they are secret (`KEY`, `TOKEN`, `SECRET`, `PASSWORD`, `CREDENTIAL`)
-            are not passed on to trainings, unless `[train.env]` names them.
+            are not passed on to trainings, unless `[train.env]` names them. Nor are those by which torchrun tells
+            processes who they are (`RANK`, `WORLD_SIZE` and so on): a training is started anew.
             """
         ),
     ]

@@ -387,6 +387,16 @@ class TestLocal(ExecutorCases):
         with sleeping(""):
             assert processes.of_job("") == []
 
+    def test_a_training_is_no_member_of_the_world_of_its_session(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+            monkeypatch.setenv(name, "3")
+        job = self.job(tmp_path, "import os; print(sorted(n for n in os.environ if 'RANK' in n or 'WORLD' in n))")
+        Local().submit(replace(job, env={"LOCAL_RANK": "given on purpose"}))
+        self.wait(job.folder)
+        assert (job.folder / "train.log").read_text() == "['LOCAL_RANK']\n"
+
     def test_secrets_of_the_surroundings_stay_out_of_a_training(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

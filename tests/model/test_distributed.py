@@ -190,6 +190,13 @@ def test_a_failed_training_takes_the_others_with_it(tmp_path: Path) -> None:
     assert not [line for line in running if str(tmp_path) in line]
 
 
+@two_gpus
+def test_a_failed_training_does_not_wait_for_what_a_gpu_waits_for(tmp_path: Path) -> None:
+    program = "if world.rank: time.sleep(600)\nworld.mean([torch.ones(9, device=device)])\nworld.close(failed=True)\n"
+    run = command(write(tmp_path, program), AUTOEXP_GPUS="2", AUTOEXP_DEVICE="cuda")
+    assert run.returncode == 0, run.stderr
+
+
 def test_torchrun_may_start_them(tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     run = command(*torchrun, write(tmp_path, TALK), AUTOEXP_GPUS="7", OMP_NUM_THREADS="1")

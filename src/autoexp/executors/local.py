@@ -31,6 +31,8 @@ KILL_SECONDS = processes.KILL_SECONDS + 10.0
 """How long a keeper may take to end its job on request, before that is done without it."""
 ASK_SECONDS = 10.0
 """How long nvidia-smi may take. It hangs when a driver does."""
+WORLD_NAMES = frozenset(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+"""Of torchrun: by these a process knows which others it trains with."""
 LEAST_FREE_BYTES = 64 * 1024
 LOG_BYTES = 1 << 30
 """A training whose log grows beyond this is ended."""
@@ -56,8 +58,7 @@ class Local:
             "slot": job.slot,
             "device_locks": [str(lock) for lock in locks],
             "log_bytes": LOG_BYTES,
-            # what a trainer prints reaches logs, prompts and other people: it gets the secrets it is given on purpose
-            "withheld": sorted(name for name in os.environ if SECRET_NAMES.search(name) and name not in job.env),
+            "withheld": sorted(name for name in os.environ if _is_withheld(name) and name not in job.env),
         }
         write_atomic(job.folder / JOB_FILE, json.dumps(spec, indent=1) + "\n")
         process = subprocess.Popen(
@@ -118,6 +119,14 @@ class Local:
                 _finish(folder, "killed", "ended on request; its keeper did not answer", left)
         finally:
             lock.release()
+
+
+def _is_withheld(name: str) -> bool:
+    """What a trainer prints reaches logs, prompts and other people: it gets the secrets it is given on purpose.
+
+    And a session that torchrun or a cluster has started is no member of the trainings that it starts.
+    """
+    return bool(SECRET_NAMES.search(name)) or name in WORLD_NAMES or name.startswith("TORCHELASTIC_")
 
 
 def _keeper(folder: Path) -> tuple[str, ...]:
