@@ -54,7 +54,8 @@ def test_both_sides_in_one_table_in_several_calls(shards: Path, tmp_path: Path) 
     checkout = make_reference(tmp_path / "checkout")
     bare = tmp_path / "bare"
     subprocess.run(["git", "clone", "-q", "--bare", str(checkout), str(bare)], check=True)
-    common = ["--reference", bare, "--shards", shards, "--out", tmp_path / "out", "--budget", "1", "--seeds", "2"]
+    common = ["--reference", bare, "--shards", shards, "--out", tmp_path / "out", "--results", tmp_path / "results"]
+    common += ["--budget", "1", "--seeds", "2"]
 
     first = benchmark(*common, "--only", "rows,ids,reference,mar8")
     said, errors = first.communicate(timeout=150)
@@ -71,7 +72,7 @@ def test_both_sides_in_one_table_in_several_calls(shards: Path, tmp_path: Path) 
         time.sleep(0.05)
     second.send_signal(signal.SIGTERM)
     assert second.wait(timeout=60) == 130
-    assert not (tmp_path / "out" / "results" / "same.json").exists()
+    assert not (tmp_path / "results" / "same.json").exists()
     size = report.stat().st_size
     time.sleep(0.6)
     assert report.stat().st_size == size
@@ -87,7 +88,7 @@ def test_both_sides_in_one_table_in_several_calls(shards: Path, tmp_path: Path) 
     assert figures["mar8"]["val_bpb"] == 1.2 and figures["reference-warm"]["val_bpb"] == 1.25
     assert figures["default-1"]["seed"] == 1 and 0 < figures["default-2"]["val_bpb"] < 8
     assert figures["data"]["tokens_per_second"] > 0 and figures["reference-data"]["tokens_per_second"] > 0
-    assert (tmp_path / "out" / "table.md").read_text() == said
+    assert (tmp_path / "results" / "table.md").read_text() == said
 
 
 def test_bad_arguments_are_said_in_a_line(shards: Path, tmp_path: Path) -> None:
