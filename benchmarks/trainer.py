@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sidebyside import ours, reference, table
 from sidebyside.jobs import Job, run_all
-from sidebyside.parts import Plan, Settings, mark_warm, plan, warming_jobs
+from sidebyside.parts import NoPart, Plan, Settings, mark_warm, plan, warming_jobs
 from sidebyside.results import Results, machine
 
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = Progress(sys.stderr, every=15.0)
     try:
         return measure(parse(argv), progress)
-    except (ours.NoData, reference.NoReference, ValueError) as error:
+    except (ours.NoData, reference.NoReference, NoPart) as error:
         progress.close()
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(options: argparse.Namespace, progress: Progress) -> int:
-    """Run what is not yet measured and print the table. Raises NoData, NoReference or ValueError for bad arguments."""
+    """Run what is not yet measured and print the table. Raises NoData, NoReference or NoPart for bad arguments."""
     out = options.out.absolute()
     gpus = [""] if options.cpu else [gpu.strip() for gpu in options.gpus.split(",")]
     profile = CPU if options.cpu else H100

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_reference import make_reference
 from sidebyside import ours, reference, rows, table
 from sidebyside.jobs import Done, Job, JobFailed, run_all
+from sidebyside.parts import NoPart, Part, Plan, mark_warm, warming_jobs
 from sidebyside.results import Results, identity
 
 ROOT = Path(__file__).parents[2]
@@ -276,3 +277,25 @@ def test_a_result_is_used_again_only_with_the_same_arguments(tmp_path: Path) -> 
     assert not results.reusable("same", {"budget": 1})
     results.forget(["same", "other"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_warm_trial_measured_alone_has_its_caches_filled_first(tmp_path: Path) -> None:
+    def job(name: str, **more: Any) -> Job:
+        return Job(name, [], tmp_path, {}, lambda done: {}, **more)
+
+    data = Prepared(tmp_path, {})
+    made = Plan(None, data)  # type: ignore[arg-type]
+    caches = tmp_path / "caches"
+    warming = job("default-1", kept=False)
+    made.parts["default-1"] = Part(job("default-1"), {"budget": 1, "seed": 1}, fills=caches)
+    made.parts["default-2"] = Part(job("default-2"), {"budget": 1, "seed": 2}, needs=caches, warming=warming)
+    assert made.chosen("default") == ["default-1", "default-2"] and made.chosen("default-2") == ["default-2"]
+    with pytest.raises(NoPart):
+        made.chosen("def")
+    assert warming_jobs(made, ["default-1", "default-2"], "here") == []  # the first fills them
+    assert warming_jobs(made, ["default-2"], "here") == [warming]
+    mark_warm(made.parts["default-1"], "here")
+    assert warming_jobs(made, ["default-2"], "here") == []
+    assert warming_jobs(made, ["default-2"], "elsewhere") == [warming]
+    made.parts["default-2"].key["budget"] = 2
+    assert warming_jobs(made, ["default-2"], "here") == [warming]
