@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sidebyside import ours, reference, table
 from sidebyside.jobs import Job, run_all
-from sidebyside.parts import Plan, Settings, mark_warm, plan, warming_jobs
+from sidebyside.parts import NoPart, Plan, Settings, mark_warm, plan, warming_jobs
 from sidebyside.results import Results, machine
 
 
@@ -34,6 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="a checkout of karpathy/autoresearch, also a bare repository")
     parser.add_argument("--shards", type=Path, help="folder of parquet shards (default: the reference's own cache)")
     parser.add_argument("--out", type=Path, default=Path("out/trainer"), help="folder of everything that is made")
+    parser.add_argument("--results", type=Path, help="folder of what is measured, small (default: results in --out)")
     parser.add_argument("--budget", type=float, default=300, help="seconds of each training, on both sides")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the default train.py")
     parser.add_argument(
@@ -59,7 +60,7 @@ def run_parts(made: Plan, names: list[str], gpus: list[str], results: Results, p
         if job.kept:
             results.keep(job.name, part.key, result)
 
-    logs = made.settings.out / "logs"
+    logs = results.folder / "logs"
     quiet = [made.parts[name].job for name in names if name in made.quiet]
     rest = [made.parts[name].job for name in names if name not in made.quiet]
     problems = run_all(quiet, gpus[:1], logs, progress, keep)
@@ -68,42 +69,46 @@ def run_parts(made: Plan, names: list[str], gpus: list[str], results: Results, p
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Exit code 0; 1 if a part failed or the sides were asked different things; 2 for bad arguments."""
-    options = parse(argv)
     signal.signal(signal.SIGTERM, interrupted)
     progress = Progress(sys.stderr, every=15.0)
+    try:
+        return measure(parse(argv), progress)
+    except (ours.NoData, reference.NoReference, NoPart) as error:
+        progress.close()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        progress.close()
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def measure(options: argparse.Namespace, progress: Progress) -> int:
+    """Run what is not yet measured and print the table. Raises NoData, NoReference or NoPart for bad arguments."""
     out = options.out.absolute()
     gpus = [""] if options.cpu else [gpu.strip() for gpu in options.gpus.split(",")]
     profile = CPU if options.cpu else H100
     settings = Settings(out, profile, options.budget, options.seeds, options.cpu, options.scaling, options.profile_step)
-    results = Results(out / "results", machine(gpus))
-    try:
-        folder = options.shards or Path("~/.cache/autoresearch/data").expanduser()
-        shards = ours.find_shards(folder)
-        progress.say(f"preparing {len(shards)} shards of {folder}")
-        data = ours.prepare(shards, out, profile)
-        made = plan(settings, data, options.reference and options.reference.absolute(), shards)
-        chosen = made.chosen(options.only)
-    except (ours.NoData, reference.NoReference, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    results = Results((options.results or out / "results").absolute(), machine(gpus))
+    folder = options.shards or Path("~/.cache/autoresearch/data").expanduser()
+    shards = ours.find_shards(folder)
+    progress.say(f"preparing {len(shards)} shards of {folder}")
+    data = ours.prepare(shards, out, profile)
+    made = plan(settings, data, options.reference and options.reference.absolute(), shards)
+    chosen = made.chosen(options.only)
     if options.fresh:
         results.forget(chosen)
     names = [name for name in chosen if not results.reusable(name, made.parts[name].key)]
     if kept := [name for name in chosen if name not in names]:
         progress.say(f"measured earlier: {', '.join(kept)}")
-    try:
-        problems = run_parts(made, names, gpus, results, progress)
-    except KeyboardInterrupt:
-        progress.close()
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    problems = run_parts(made, names, gpus, results, progress)
     progress.close()
 
     stored = results.current({name: part.key for name, part in made.parts.items()})
     notes = [*made.notes, *table.notes(stored, list(made.parts))]
     text = table.whole(stored, notes, goals=not options.cpu)
     print(text, end="")
-    (out / "table.md").write_text(text, encoding="utf-8")
+    (results.folder / "table.md").write_text(text, encoding="utf-8")
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     if options.json:

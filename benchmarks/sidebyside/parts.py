@@ -35,6 +35,10 @@ MARK = "warm.json"  # in a folder of caches, once they are filled
 WARMING_SECONDS = 2  # of training, of one that is only to fill the caches
 
 
+class NoPart(Exception):
+    """A name that no part has."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is asked for."""
@@ -79,12 +83,15 @@ class Plan:
             self.quiet.add(job.name)
 
     def chosen(self, only: str) -> list[str]:
-        """The names of the parts that `only` asks for, comma-separated: a name, or its part before a dash."""
+        """The names of the parts that `only` asks for, comma-separated: a name, or its part before a dash.
+
+        Raises NoPart.
+        """
         wanted = [word.strip() for word in only.split(",") if word.strip()]
         found = [name for name in self.parts if not wanted or any(is_named(name, word) for word in wanted)]
         strangers = [word for word in wanted if not any(is_named(name, word) for name in self.parts)]
         if strangers:
-            raise ValueError(f"no part is called {', '.join(strangers)}; there are: {', '.join(self.parts)}")
+            raise NoPart(f"no part is called {', '.join(strangers)}; there are: {', '.join(self.parts)}")
         return found
 
 

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_reference import make_reference
 from sidebyside import ours, reference, rows, table
 from sidebyside.jobs import Done, Job, JobFailed, run_all
+from sidebyside.parts import NoPart, Part, Plan, mark_warm, warming_jobs
 from sidebyside.results import Results, identity
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,8 @@ def test_both_sides_in_one_table_in_several_calls(shards: Path, tmp_path: Path) 
     checkout = make_reference(tmp_path / "checkout")
     bare = tmp_path / "bare"
     subprocess.run(["git", "clone", "-q", "--bare", str(checkout), str(bare)], check=True)
-    common = ["--reference", bare, "--shards", shards, "--out", tmp_path / "out", "--budget", "1", "--seeds", "2"]
+    common = ["--reference", bare, "--shards", shards, "--out", tmp_path / "out", "--results", tmp_path / "results"]
+    common += ["--budget", "1", "--seeds", "2"]
 
     first = benchmark(*common, "--only", "rows,ids,reference,mar8")
     said, errors = first.communicate(timeout=150)
@@ -71,7 +73,7 @@ def test_both_sides_in_one_table_in_several_calls(shards: Path, tmp_path: Path) 
         time.sleep(0.05)
     second.send_signal(signal.SIGTERM)
     assert second.wait(timeout=60) == 130
-    assert not (tmp_path / "out" / "results" / "same.json").exists()
+    assert not (tmp_path / "results" / "same.json").exists()
     size = report.stat().st_size
     time.sleep(0.6)
     assert report.stat().st_size == size
@@ -87,7 +89,7 @@ def test_both_sides_in_one_table_in_several_calls(shards: Path, tmp_path: Path) 
     assert figures["mar8"]["val_bpb"] == 1.2 and figures["reference-warm"]["val_bpb"] == 1.25
     assert figures["default-1"]["seed"] == 1 and 0 < figures["default-2"]["val_bpb"] < 8
     assert figures["data"]["tokens_per_second"] > 0 and figures["reference-data"]["tokens_per_second"] > 0
-    assert (tmp_path / "out" / "table.md").read_text() == said
+    assert (tmp_path / "results" / "table.md").read_text() == said
 
 
 def test_bad_arguments_are_said_in_a_line(shards: Path, tmp_path: Path) -> None:
@@ -275,3 +277,25 @@ def test_a_result_is_used_again_only_with_the_same_arguments(tmp_path: Path) -> 
     assert not results.reusable("same", {"budget": 1})
     results.forget(["same", "other"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_warm_trial_measured_alone_has_its_caches_filled_first(tmp_path: Path) -> None:
+    def job(name: str, **more: Any) -> Job:
+        return Job(name, [], tmp_path, {}, lambda done: {}, **more)
+
+    data = Prepared(tmp_path, {})
+    made = Plan(None, data)  # type: ignore[arg-type]
+    caches = tmp_path / "caches"
+    warming = job("default-1", kept=False)
+    made.parts["default-1"] = Part(job("default-1"), {"budget": 1, "seed": 1}, fills=caches)
+    made.parts["default-2"] = Part(job("default-2"), {"budget": 1, "seed": 2}, needs=caches, warming=warming)
+    assert made.chosen("default") == ["default-1", "default-2"] and made.chosen("default-2") == ["default-2"]
+    with pytest.raises(NoPart):
+        made.chosen("def")
+    assert warming_jobs(made, ["default-1", "default-2"], "here") == []  # the first fills them
+    assert warming_jobs(made, ["default-2"], "here") == [warming]
+    mark_warm(made.parts["default-1"], "here")
+    assert warming_jobs(made, ["default-2"], "here") == []
+    assert warming_jobs(made, ["default-2"], "elsewhere") == [warming]
+    made.parts["default-2"].key["budget"] = 2
+    assert warming_jobs(made, ["default-2"], "here") == [warming]

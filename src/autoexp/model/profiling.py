@@ -38,7 +38,7 @@ OPTIMIZER = "optimizer.step"
 KINDS = (
     ("copy", re.compile(r"memcpy|memset|copy_kernel|^aten::(_to_)?(copy_?|contiguous|clone)$", re.I)),
     ("attention", re.compile(r"flash|fmha|attention|sdpa|flex|_attn", re.I)),
-    ("cross-entropy", re.compile(r"cross_entropy|nll_loss|log_softmax|softcap|tanh|logit|loss_kernel|gradient_kernel")),
+    ("cross-entropy", re.compile(r"cross_entropy|nll_loss|softmax|softcap|tanh|logit|(loss|gradient)_kernel", re.I)),
     ("gemm", re.compile(r"gemm|nvjet|cutlass|cublas|xmma|wgmma|product_kernel|tem_fused_\w*mm|^aten::\w*mm$")),
 )
 ELEMENTWISE = "norm/elementwise"
