@@ -34,6 +34,7 @@ from rich.table import Table
 from autoexp.model.climbmix import VAL_SHARD, shard_name
 from autoexp.model.data import Batches
 from autoexp.model.datasets import Bundled
+from autoexp.model.encoding import processors
 from autoexp.model.packing import Packer
 from autoexp.model.prepared import Prepared, read_prepared
 from autoexp.model.shards import batches
@@ -198,10 +199,14 @@ def measure(data: Prepared, shard_folder: Path, reference: Path | None, seconds:
     started = time.perf_counter()
     ids = [[tokenizer.encode(text) for text in batch] for batch in texts]
     encoding = sum(len(document) for batch in ids for document in batch) / (time.perf_counter() - started)
+    started = time.perf_counter()
+    tokens = sum(len(each) for batch in texts for each in tokenizer.encode_documents(batch, processors()))
+    threaded = tokens / (time.perf_counter() - started)
     rows = data.rows("train")
     cpu = torch.device("cpu")
     found = {
         "encoding": encoding,
+        f"encoding, {processors()} threads": threaded,
         "packing": packing(ids, capacity, remainders=False),
         "packing, remainders kept": packing(ids, capacity, remainders=True),
         "rows gathered": tokens_per_second(gather_of(rows), seconds),

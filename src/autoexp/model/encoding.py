@@ -34,6 +34,7 @@ from autoexp.model.tokenizer import Ids, Tokenizer
 
 SPLITS = ("val", "train")  # in the order in which they are packed
 MOST_WORKERS = 16  # each takes some 100 MB, and one packer keeps up with no more
+BYTES_AT_A_TIME = 500_000_000  # of text in the blocks that are encoded at once; a process takes three times its block
 FEW_BYTES = 16_000_000  # of text that are encoded before further processes have started
 
 
@@ -125,7 +126,8 @@ class Encoded:
         self.jobs: dict[Path, Future[None]] = {}
         self.pool: ProcessPoolExecutor | None = None
         left = [block for split in SPLITS for block in self.blocks[split] if not self.path(block).exists()]
-        workers = min(workers, MOST_WORKERS, len(left))
+        largest = max((block.size for block in left), default=1)  # a file may be a single row group
+        workers = min(workers, MOST_WORKERS, len(left), BYTES_AT_A_TIME // largest)
         if workers < 2 or sum(block.size for block in left) < FEW_BYTES:
             return  # this process encodes them when they are asked for
         # Not forked: a fork copies the locks of other threads as they are.
