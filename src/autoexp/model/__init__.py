@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoexp.model.attention import attend
     from autoexp.model.kernels import relu2_mlp, rotated_heads, softcap_cross_entropy
-    from autoexp.model.trial import Step, Trial
+    from autoexp.model.observer import Step
+    from autoexp.model.trial import Trial
 
 __all__ = ["Step", "Trial", "attend", "relu2_mlp", "rotated_heads", "softcap_cross_entropy"]
 

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from autoexp.model.clock import TrainingClock
 from autoexp.model.console import Progress
 from autoexp.model.report import LossCurve, LossGuard, Metrics
+
+
+@dataclass
+class Step:
+    """One optimizer step to be taken. `progress` is the part of the time budget that is spent, 0 to 1."""
+
+    index: int
+    progress: float
+    warmup: bool
+    loss: Tensor | None = None
+    lr_multiplier: float = 1.0
+    tokens: int = 0  # so far, this step included
+    averaged: bool = False  # whether its gradients are those of all processes
+
+    def done(self, loss: Tensor, lr_multiplier: float = 1.0) -> None:
+        """Hand in the mean training loss of the step, nats a token, as a tensor: it is read without waiting."""
+        self.loss = loss.detach()
+        self.lr_multiplier = lr_multiplier
 
 
 class Observer:
@@ -27,20 +48,19 @@ class Observer:
         self.progress.close()
         self.metrics.close()
 
-    def step(self, phase: str, index: int, progress: float, loss: float, lr: float, tokens: int, epoch: int) -> None:
-        """A step was taken: its number, the part of the budget at its start, its loss in nats a token, the multiplier
-        of its rates, and the tokens and the epoch so far. Raises TrainingFailed if the run is lost."""
-        self.guard.check(index, loss)
+    def step(self, phase: str, step: Step, loss: float, epoch: int) -> None:
+        """A step was taken; `loss` is its own, read. Raises TrainingFailed if the run is lost."""
+        self.guard.check(step.index, loss)
         if phase == "train":
-            self.curve.add(progress, loss)
-        elapsed = self.clock.elapsed
-        speed = tokens / elapsed if elapsed > 0 else 0.0
+            self.curve.add(step.progress, loss)
+        elapsed, progress = self.clock.elapsed, self.clock.progress
+        speed = step.tokens / elapsed if elapsed > 0 else 0.0
         if self.metrics.due() or phase == "warmup":
-            self._line(phase, index, loss, speed, lr, self.clock.progress)
+            self._line(phase, step.index, loss, speed, step.lr_multiplier, progress)
         left = max(0.0, self.clock.budget - elapsed)
         self.progress.update(
-            f"{phase} step {index:05d} ({100 * self.clock.progress:.1f}%) | loss {self.guard.mean:.4f} | "
-            f"lr x{lr:.2f} | {speed:,.0f} tok/s | epoch {epoch} | {left:.0f} s left"
+            f"{phase} step {step.index:05d} ({100 * progress:.1f}%) | loss {self.guard.mean:.4f} | "
+            f"lr x{step.lr_multiplier:.2f} | {speed:,.0f} tok/s | epoch {epoch} | {left:.0f} s left"
         )
 
     def evaluated(self, done: float, steps: int, speed: float) -> None:

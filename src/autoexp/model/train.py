@@ -38,16 +38,17 @@ INIT_SCALE = 0.68  # [0.3, 2.0] log; initial size of the matrices, in units of 1
 X0_LAMBDA_INIT = 0.05  # [0.0, 0.5]; initial share of the first hidden state that each layer is given again
 VALUE_EVERY = 2  # {1, 2, 3}; one layer of so many has a value embedding, the last always
 VALUE_GATE = 2.0  # [1.0, 4.0]; largest weight of a value embedding
-NGRAMS = 2  # {1, 2, 3}; longest run of tokens that has a vector of its own, found by hashing; 1 = single tokens only
+NGRAMS = 1  # {1, 2, 3}; longest run of tokens that has a vector of its own, found by hashing; 1 = single tokens only
 NGRAM_ROWS = 2**18  # {2**14, 2**16, 2**18, 2**19, 2**20}; vectors in each of these tables
 
 # The optimizer
 TOTAL_BATCH_SIZE = 2**18  # {2**16, 2**17, 2**18, 2**19, 2**20}; tokens a step
-START_BATCH = 1.0  # {0.25, 0.5, 1.0}; part of that in the first steps
-START_UNTIL = 0.25  # [0.05, 0.6]; part of the budget in which steps are so small
+START_BATCH = 0.5  # {0.25, 0.5, 1.0}; part of that in the first steps
+START_UNTIL = 0.3  # [0.05, 0.6]; part of the budget in which steps are so small
 MATRIX_LR = 0.04  # [0.005, 0.2] log; learning rate of the matrices (Muon)
 EMBEDDING_LR = 0.9  # [0.05, 3.0] log; learning rate of token and value embeddings (AdamW)
 NGRAM_LR = 0.3  # [0.02, 3.0] log; learning rate of the n-gram embeddings (AdamW)
+NGRAM_FORGET = 0.0  # [0.0, 0.1]; part of an n-gram embedding that is lost each step: rare ones learn nothing by heart
 UNEMBEDDING_LR = 0.005  # [0.0005, 0.05] log; learning rate of the head (AdamW)
 SCALAR_LR = 0.5  # [0.02, 2.0] log; learning rate of the per-layer scalars (AdamW)
 WEIGHT_DECAY = 0.2  # [0.0, 1.0]; cautious decay of the matrices, falling to 0 over the budget
@@ -65,7 +66,7 @@ WARMDOWN_RATIO = 0.75  # [0.1, 1.0]; part of the budget in which they fall
 FINAL_LR_FRAC = 0.05  # [0.0, 0.2]; what is left of them at the end
 
 # Not searched: they change speed or a start, hardly the result
-DEVICE_BATCH_SIZE = 128  # rows that go through the model at once, at most
+DEVICE_BATCH_SIZE = 64  # rows that go through the model at once, at most
 MOMENTUM_RAMP_STEPS = 200  # steps from momentum 0.85 to MUON_MOMENTUM
 GATE_CHANNELS = 32  # channels of the hidden state that a value gate looks at
 
@@ -232,7 +233,7 @@ class GPT(nn.Module):
         values = [table.weight for table in self.value_embeddings()]
         yield adamw([self.head.weight], UNEMBEDDING_LR * scale, betas, HEAD_WEIGHT_DECAY)
         yield adamw([self.embedding.weight], EMBEDDING_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
-        yield adamw(ngrams, NGRAM_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
+        yield {**adamw(ngrams, NGRAM_LR * scale, betas, 0.0), "forget": NGRAM_FORGET}
         yield adamw(values, EMBEDDING_LR * scale, betas, VALUE_WEIGHT_DECAY)
         yield adamw([block.residual_lambda for block in self.blocks], SCALAR_LR * 0.01, betas, 0.0)
         yield adamw([block.x0_lambda for block in self.blocks], SCALAR_LR, (0.96, 0.95), 0.0)
@@ -391,6 +392,8 @@ def set_schedule(optimizer: MuonAdamW, step: int, progress: float) -> float:
     falling = max(0.0, progress - (1 - WARMDOWN_RATIO)) / WARMDOWN_RATIO
     for group in optimizer.param_groups:
         group["lr"] = multiplier * group["initial_lr"]
+        if "forget" in group:  # the same at any rate
+            group["weight_decay"] = group["forget"] / max(group["lr"], 1e-8)
         if group["kind"] == "muon":
             momentum = (1 - ramp) * min(0.85, MUON_MOMENTUM) + ramp * MUON_MOMENTUM
             group["momentum"] = momentum + falling * (FINAL_MOMENTUM - MUON_MOMENTUM)

@@ -19,8 +19,8 @@ import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,7 +40,7 @@ from autoexp.model.environ import seconds, whole_number
 from autoexp.model.errors import BadInput, TrainerError, tell
 from autoexp.model.evaluate import Losses, evaluate
 from autoexp.model.kernels import available
-from autoexp.model.observer import Observer
+from autoexp.model.observer import Observer, Step
 from autoexp.model.prepared import cache_folder, find_prepared
 from autoexp.model.profiles import PROFILES
 from autoexp.model.profiling import StepProfiler
@@ -59,24 +59,6 @@ from autoexp.model.telemetry import watch
 
 DEFAULT_SEED = 42
 WARMUP_STEPS = {"cuda": 3, "mps": 2, "cpu": 1}  # steps until nothing is compiled or allocated any more
-
-
-@dataclass
-class Step:
-    """One optimizer step to be taken. `progress` is the part of the time budget that is spent, 0 to 1."""
-
-    index: int
-    progress: float
-    warmup: bool
-    loss: Tensor | None = None
-    lr_multiplier: float = 1.0
-    tokens: int = 0  # so far, this step included
-    averaged: bool = False  # whether its gradients are those of all processes
-
-    def done(self, loss: Tensor, lr_multiplier: float = 1.0) -> None:
-        """Hand in the mean training loss of the step, nats a token, as a tensor: it is read without waiting."""
-        self.loss = loss.detach()
-        self.lr_multiplier = lr_multiplier
 
 
 class Trial:
@@ -301,8 +283,7 @@ class Trial:
     def _observe(self, step: Step, batches: Batches) -> None:
         """Read the loss of a step; one process does it for all."""
         if self.world.leads and step.loss is not None:
-            loss, lr = float(step.loss), step.lr_multiplier
-            self.observer.step(self.phase, step.index, step.progress, loss, lr, step.tokens, batches.epoch)
+            self.observer.step(self.phase, step, float(step.loss), batches.epoch)
 
     def _trained(self, steps: int, tokens: int, startup: float, compiling: float) -> None:
         elapsed, flops = self.clock.elapsed, self.facts.get("flops_per_token")
@@ -340,19 +321,17 @@ class Trial:
         self.world.broadcast_parameters(model)  # what is judged is what is saved, whatever train.py did
         if not self.world.leads:
             return evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world)
-        report = self._facts(model)
-        saved = self.checkpoint or self.path.with_name("checkpoint.pt")
-        if self.checkpoint is None:
-            save_checkpoint(saved, model, report)
-        self.saved = saved
-        report = {"status": "evaluating", "phase": "evaluate", **report, "checkpoint": str(saved)}
-        write_report(self.path, whole(report))
+        report = {"status": "evaluating", "phase": "evaluate", **self._facts(model)}
+        report["checkpoint"] = str(self.checkpoint or self.path.with_name("checkpoint.pt"))
         began = seconds_since_process_start()
-        self._evaluated(0.0)
-        val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated, self.world)
-        check_causal(losses, self.data, self.device, self.rows_per_part if self.device.compiles else 1)
-        with eager() if self.device.compiles else nullcontext():  # shapes that come once
-            check_probabilities(model, self.data, self.device)
+        with ThreadPoolExecutor(1) as pool:  # weights are written while the device evaluates them; both are waited for
+            saving = pool.submit(self._save, model, report)
+            self._evaluated(0.0)
+            val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated, self.world)
+            check_causal(losses, self.data, self.device, self.rows_per_part if self.device.compiles else 1)
+            with eager() if self.device.compiles else nullcontext():  # shapes that come once
+                check_probabilities(model, self.data, self.device)
+            saving.result()
         self._evaluated(1.0)
         ended = seconds_since_process_start()
         report |= {
@@ -368,6 +347,15 @@ class Trial:
         self.phase = "done"
         self.observer.say(summary(report))
         return val_bpb
+
+    def _save(self, model: torch.nn.Module, report: dict[str, Any]) -> None:
+        """Write the weights, unless they came from a file, and say that an evaluation may go on from them."""
+        assert self.path is not None
+        saved = Path(report["checkpoint"])
+        if self.checkpoint is None:
+            save_checkpoint(saved, model, report)
+        self.saved = saved
+        write_report(self.path, whole(report))
 
     def _facts(self, model: torch.nn.Module) -> dict[str, Any]:
         device = self.device

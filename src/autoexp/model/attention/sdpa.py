@@ -17,13 +17,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     if window >= tokens - 1:
         out = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     else:
-        out = scaled_dot_product_attention(q, k, v, attn_mask=band(tokens, window, q.device), enable_gqa=grouped)
+        mask = (band if torch.compiler.is_compiling() else kept_band)(tokens, window, q.device)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
     return out.transpose(1, 2)
 
 
-@lru_cache(maxsize=16)
 def band(tokens: int, window: int, device: torch.device) -> Tensor:
     """Who sees whom, bool (tokens, tokens): row i is true at columns i - window to i."""
     position = torch.arange(tokens, device=device)
     distance = position[:, None] - position[None, :]
     return (distance >= 0) & (distance <= window)
+
+
+kept_band = lru_cache(maxsize=16)(band)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-ROWS, COLUMNS, DEPTH, GROUP = 128, 256, 64, 8  # of a tile, and rows of tiles in a group
+ROWS, COLUMNS, DEPTH, GROUP = 128, 256, 64, 4  # of a tile, and rows of tiles in a group
 STAGES, WARPS = 3, 8
 
 
