@@ -317,6 +317,29 @@ def test_a_failure_is_fast_and_says_why(
     assert ("Traceback" in run.stderr) == trace
 
 
+def test_out_of_memory_comes_down_to_what_fits_and_the_next_trial_starts_there(tiny_data: Path, tmp_path: Path) -> None:
+    small = (
+        "                with device.autocast():",
+        """                if inputs.size(0) > 10:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                with device.autocast():""",
+    )
+    write_train(tmp_path / "train.py", lambda text: text.replace(*small))
+    env = {"AUTOEXP_BUDGET_SECONDS": "0.2", "AUTOEXP_CACHE": tmp_path / "cache"}
+    run = run_train(tmp_path, tiny_data, **env)
+    assert run.returncode == 0, run.stderr
+    assert [line for line in run.stdout.splitlines() if "out of memory" in line] == [
+        "out of memory with 64 rows at once: starting again with 32",
+        "out of memory with 32 rows at once: starting again with 16",
+        "out of memory with 16 rows at once: starting again with 8",
+    ]
+    report = read(tmp_path / "report.json")
+    assert (report["status"], report["device_batch"]) == ("ok", 8)
+    assert report["total_tokens"] == report["num_steps"] * 64 * 32  # the step is as large as before
+    again = run_train(tmp_path, tiny_data, **env)
+    assert again.returncode == 0 and "out of memory" not in again.stdout
+
+
 def test_without_data_it_says_what_to_type(tmp_path: Path) -> None:
     write_train(tmp_path / "train.py")
     run = command("train.py", cwd=tmp_path, AUTOEXP_CACHE=tmp_path / "empty")

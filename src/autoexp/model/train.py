@@ -66,7 +66,7 @@ WARMDOWN_RATIO = 0.75  # [0.1, 1.0]; part of the budget in which they fall
 FINAL_LR_FRAC = 0.05  # [0.0, 0.2]; what is left of them at the end
 
 # Not searched: they change speed or a start, hardly the result
-DEVICE_BATCH_SIZE = 64  # rows that go through the model at once, at most
+DEVICE_BATCH_SIZE = 128  # rows that go through the model at once, at most
 MOMENTUM_RAMP_STEPS = 200  # steps from momentum 0.85 to MUON_MOMENTUM
 GATE_CHANNELS = 32  # channels of the hidden state that a value gate looks at
 
@@ -415,7 +415,8 @@ def main() -> None:
         optimizer = MuonAdamW(model.groups(), device.compiles)
         trial.describe(depth=DEPTH, flops_per_token=model.flops_per_token())
         row_bytes = model.bytes_per_token() * trial.data.seq_len
-        batches = trial.batches(TOTAL_BATCH_SIZE, DEVICE_BATCH_SIZE, row_bytes)
+        smallest = max(1, int(START_BATCH * TOTAL_BATCH_SIZE) // trial.data.seq_len)  # rows of a step
+        batches = trial.batches(TOTAL_BATCH_SIZE, min(DEVICE_BATCH_SIZE, smallest), row_bytes)
         losses = trial.compiled(model, model.windows, HEAD_DIM)
 
         for step in trial.steps(model, optimizer, batches):
