@@ -6,16 +6,53 @@ import importlib
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
-
-from autoexp.model.telemetry import Facts, Reading, Source, told
+from typing import Any, Protocol
 
 MIB = 2**20
 SMI_SECONDS = 5.0  # that an answer of nvidia-smi may take
 # The second is what drivers before 535 call it.
 REASON_FIELDS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the GPU says at a moment; None for what it does not say."""
+
+    sm_clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    utilisation_percent: float | None = None
+    reasons: int | None = None  # bits of telemetry.REASONS
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What does not change. `other_memory_mb` is what other processes held at the start, MiB."""
+
+    driver: str | None = None
+    other_memory_mb: float | None = None
+
+
+class Source(Protocol):
+    """One GPU that can be asked. Any exception is allowed."""
+
+    name: str
+    every: float  # seconds between two readings
+
+    def facts(self) -> Facts: ...
+
+    def read(self) -> Reading: ...
+
+
+def told(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+# -- which GPU --------------------------------------------------------------------------------------------------------
 
 
 def find(gpu: str) -> Source:

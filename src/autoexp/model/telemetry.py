@@ -17,12 +17,12 @@ import statistics
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from autoexp.model.devices import Device
+from autoexp.model.sources import Facts, Reading, Source, find, told
 
 FAILURES = 3  # in a row until it gives up
 STOP_SECONDS = 0.2  # that the training waits for the thread, at most
@@ -39,36 +39,6 @@ REASONS = {
     0x080: "power_brake",
     0x100: "display_clocks",
 }
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the GPU says at a moment; None for what it does not say."""
-
-    sm_clock_mhz: float | None = None
-    power_w: float | None = None
-    temperature_c: float | None = None
-    utilisation_percent: float | None = None
-    reasons: int | None = None  # bits of REASONS
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What does not change. `other_memory_mb` is what other processes held at the start, MiB."""
-
-    driver: str | None = None
-    other_memory_mb: float | None = None
-
-
-class Source(Protocol):
-    """One GPU that can be asked. Any exception is allowed."""
-
-    name: str
-    every: float  # seconds between two readings
-
-    def facts(self) -> Facts: ...
-
-    def read(self) -> Reading: ...
 
 
 class Telemetry:
@@ -137,20 +107,10 @@ def spread(values: Sequence[float | None]) -> dict[str, float] | None:
     return {"median": round(statistics.median(said), 1), "min": round(min(said), 1), "max": round(max(said), 1)}
 
 
-def told(error: Exception) -> str:
-    """An error in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-
-
-# -- which GPU --------------------------------------------------------------------------------------------------------
-
-
 def watch(device: Device, environ: Mapping[str, str] = os.environ) -> Telemetry | None:
     """Telemetry of `device`, to be started; None where there is no NVIDIA GPU to ask."""
     if device.torch_device.type != "cuda" or device.capability is None:
         return None
-    from autoexp.model.sources import find
-
     name = gpu_name(device.torch_device.index or 0, environ, uuid_of(device.torch_device))
     return Telemetry(lambda: find(name))
 
