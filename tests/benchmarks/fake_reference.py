@@ -11,7 +11,7 @@ from pathlib import Path
 import requests, rustbpe
 import torch
 from pyarrow import parquet
-from autoexp.model.packing import pack
+from autoexp.model.packing import Packer
 MAX_SEQ_LEN = 128
 TIME_BUDGET = 300
 FOLDER = Path.home() / ".cache" / "autoresearch"
@@ -38,7 +38,7 @@ def make_dataloader(tokenizer, rows, seq_len, split):
                 texts = file.read_row_group(group).column("text").to_pylist()
                 for start in range(0, len(texts), 128):
                     yield [[bos, *tokenizer.encode(text)] for text in texts[start : start + 128]]
-    packed = pack(batches(), seq_len + 1)
+    packed = Packer(seq_len + 1, 1000, False).rows(batches())
     while True:
         for number in range(rows):
             buffer[number] = torch.from_numpy(next(packed).astype("int64"))

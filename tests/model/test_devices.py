@@ -227,7 +227,7 @@ def test_scaled_gradients_come_back_as_they_were(device: str) -> None:
     scaler = LossScaler(wanted=True, factor=2.0**8)
     scaled, taken = gradients(scaler, device=device)
 
-    assert taken and (scaler.factor, scaler.good, scaler.skipped) == (256, 1, 0)
+    assert taken and (scaler.factor, scaler.good) == (256, 1)
     assert {grad.dtype for grad in scaled} == {torch.float32, torch.float16}
     for one, other in zip(plain, scaled, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6 if one.dtype == torch.float32 else 2e-3, atol=1e-6)
@@ -239,7 +239,7 @@ def test_a_step_that_is_not_finite_is_not_taken_and_halves_the_factor(bad: float
     scaler = LossScaler(wanted=True)
     _, taken = gradients(scaler, bad, device)
 
-    assert not taken and (scaler.factor, scaler.good, scaler.skipped) == (2.0**15, 0, 1)
+    assert not taken and (scaler.factor, scaler.good) == (2.0**15, 0)
     assert gradients(scaler)[1] and scaler.good == 1
 
 

@@ -130,6 +130,31 @@ def test_the_kernels_on_the_gpu(op: Any, ours: Any, plain: Any, case: Any) -> No
         assert (a.float() - b).norm() < 0.01 * b.norm()
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own
+def test_a_twin_outside_all_regions_is_compiled_where_the_device_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, weight), (targets, softcap) = case_of_cross_entropy("cpu", torch.float32)
+    monkeypatch.setitem(available.SETTLED, "compiled", True)
+    frames: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        frames.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(cross_entropy, "compiled", lambda: torch.compile(cross_entropy.plain, backend=backend))
+    for cap in (softcap, 2 * softcap):
+        ours = cross_entropy.softcap_cross_entropy(x, weight, targets, cap)
+        torch.testing.assert_close(ours, cross_entropy.plain(x, weight, targets, cap))
+    assert len(frames) == 1
+
+
+def test_a_learned_table_has_its_gradient(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "fused", lambda x, dtype: True)
+    (qkv,), (cos, sin) = case_of_heads("cpu", torch.float32)
+    q, _, _ = heads.rotated_heads(qkv, cos.requires_grad_(), sin)
+    q.sum().backward()
+    assert cos.grad is not None and cos.grad.abs().sum() > 0
+
+
 def test_elsewhere_the_twins_are_used() -> None:
     assert available.settle(torch.device("cpu")) is False
     x = torch.randn(2, 8, 16)

@@ -157,3 +157,26 @@ def test_two_gpus_train_as_one_does(tiny_data: Path, tmp_path: Path) -> None:
     assert together[0] == pytest.approx(alone[0], rel=2e-2)
     assert together == read(tmp_path / "2" / "seen-1")
     assert two["val_bpb"] == pytest.approx(one["val_bpb"], rel=1e-2)
+
+
+def test_all_take_as_many_rows_at_once_as_the_least_of_them_can(tiny_data: Path, tmp_path: Path) -> None:
+    less = ("DEVICE_BATCH_SIZE, row_bytes", "DEVICE_BATCH_SIZE if trial.world.leads else 4, row_bytes")
+    write_train(tmp_path / "train.py", lambda text: text.replace(*less))
+    run = run_train(tmp_path, tiny_data, AUTOEXP_GPUS="2")
+    assert run.returncode == 0, run.stderr
+    assert read(tmp_path / "report.json")["device_batch"] == 4
+
+
+@pytest.mark.parametrize("who", ["not trial.world.leads", "trial.world.leads", "True"])
+def test_out_of_memory_in_any_of_them_starts_all_again_with_half(tiny_data: Path, tmp_path: Path, who: str) -> None:
+    small = (
+        "                with device.autocast():",
+        f"""                if inputs.size(0) > 20 and {who}:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                with device.autocast():""",
+    )
+    write_train(tmp_path / "train.py", lambda text: text.replace(*small))
+    run = run_train(tmp_path, tiny_data, AUTOEXP_GPUS="2", AUTOEXP_CACHE=str(tmp_path / "cache"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = read(tmp_path / "report.json")
+    assert (report["status"], report["gpus"], report["device_batch"]) == ("ok", 2, 16)

@@ -203,7 +203,7 @@ def test_a_row_that_does_not_fit_is_a_crash(tmp_path: Path) -> None:
 
 
 def test_one_of_several_processes_does_not_start_again_alone(tmp_path: Path) -> None:
-    process, out, _ = train(tmp_path, "10", "64", WORLD_SIZE="2")
+    process, out, _ = train(tmp_path, "10", "64", RANK="0", WORLD_SIZE="2")
 
     assert process.returncode == 1 and "starting again" not in out
 

@@ -181,7 +181,6 @@ def shared_train(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 ONLY_WITH = {  # constants that say how, and the constant that says whether
     "NGRAM_ROWS": ("NGRAMS", 2),
     "NGRAM_LR": ("NGRAMS", 2),
-    "NGRAM_FORGET": ("NGRAMS", 2),
     "START_UNTIL": ("START_BATCH", 0.5),
     "START_BATCH": ("START_UNTIL", 0.5),
 }

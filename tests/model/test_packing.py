@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from autoexp.model.packing import Packer, pack
+from autoexp.model.packing import Packer
 
 BOS = 999
+
+
+def pack(batches: Any, capacity: int, waiting: int = 1000, remainders: bool = False) -> Iterator[Any]:
+    return Packer(capacity, waiting, remainders).rows(batches)
 
 
 def pack_plainly(batches: list[list[list[int]]], capacity: int, waiting: int) -> list[list[int]]:

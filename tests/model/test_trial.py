@@ -317,6 +317,16 @@ def test_a_failure_is_fast_and_says_why(
     assert ("Traceback" in run.stderr) == trace
 
 
+def test_a_step_holds_the_same_tokens_however_many_rows_fit(tiny_data: Path, tmp_path: Path) -> None:
+    with trial_in_process(tiny_data, tmp_path)[0] as trial:
+        for share in (0.25, 0.5, 1.0):
+            for most in (1, 3, 7, 64, 1000):
+                batches = trial.batches(32 * 96, most, share=share)
+                assert batches.tokens_per_step == 32 * 96
+                parts = batches.parts * share
+                assert parts == round(parts) >= 1 and batches.rows_per_part <= most
+
+
 def test_out_of_memory_comes_down_to_what_fits_and_the_next_trial_starts_there(tiny_data: Path, tmp_path: Path) -> None:
     small = (
         "                with device.autocast():",

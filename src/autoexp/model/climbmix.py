@@ -50,7 +50,8 @@ class ClimbMix:
         self.url = url.rstrip("/")
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"shards": self.shards, "val": VAL_SHARD}
+        other = {"url": self.url} if self.url != BASE_URL else {}
+        return {"shards": self.shards, "val": VAL_SHARD, **other}
 
     def numbers(self, split: str) -> list[int]:
         return [VAL_SHARD] if split == "val" else list(range(self.shards))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from autoexp.model.data import Batches
@@ -105,6 +107,8 @@ class Rewind:
             {k: copy.copy(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups
         ]
         self.random = torch.get_rng_state()
+        self.others = random.getstate(), np.random.get_state()
+        self.mps_random = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
         self.cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def _tensors(self) -> list[torch.Tensor]:
@@ -121,5 +125,9 @@ class Rewind:
             group.update(settings)
         self.batches.rewind()
         torch.set_rng_state(self.random)
+        random.setstate(self.others[0])
+        np.random.set_state(self.others[1])
+        if self.mps_random is not None:
+            torch.mps.set_rng_state(self.mps_random)
         if self.cuda_random:
             torch.cuda.set_rng_state_all(self.cuda_random)

@@ -9,6 +9,7 @@ constant that is not in the graph (a learning rate, an initial value, a schedule
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,15 @@ VARIANTS = 64  # of one region; torch gives up at 8, and a model of 16 layers ma
 
 
 def use_caches(folder: Path) -> None:
-    """Keep compiled code under `folder`, unless the environment names other places. Before anything is compiled."""
+    """Keep compiled code under `folder`, unless the environment names other places. Before anything is compiled.
+
+    Where `folder` cannot be written to, torch keeps it where it would.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")

@@ -28,11 +28,11 @@ LEAVE_SECONDS = 5.0  # how long they may take to end when all is done
 BUCKET_BYTES = 2**26  # averaged in one call: large enough for full speed, small beside a model's activations
 
 
-def join(environ: Mapping[str, str], logs: Path, failed: Callable[[str], None] = lambda reason: None) -> World:
+def join(environ: Mapping[str, str], logs: Path, lost: Callable[[TrainingFailed], None] = lambda error: None) -> World:
     """The processes that this one trains with; those that it must start write to `logs`/peer-<rank>.log.
 
-    `failed` is told the reason, in another thread and just before this process ends, when one of those has ended and
-    the training, waiting for its GPU, does not notice. Raises BadInput for numbers that are none.
+    `lost` is told why, in another thread and just before this process ends, when one of those has ended and the
+    training, waiting for its GPU, does not notice. Raises BadInput for numbers that are none.
     """
     size = whole_number(environ, "WORLD_SIZE", 1, least=1)
     if size > 1 and environ.get("RANK"):
@@ -44,7 +44,7 @@ def join(environ: Mapping[str, str], logs: Path, failed: Callable[[str], None] =
         return World()
     if not dist.is_available():
         raise BadInput("this torch was built without torch.distributed", "AUTOEXP_GPUS=1 python train.py")
-    peers = Peers(size, environ, logs, failed)
+    peers = Peers(size, environ, logs, lost)
     return World(size=size, local_size=size, store=peers.store, peers=peers)
 
 
@@ -89,8 +89,9 @@ class World:
         return f"cuda:{self.local_rank}"
 
     def connect(self, device: torch.device) -> None:
-        """Meet the others; `device` is this process's own. Small messages go between CPUs, tensors where they are."""
-        if self.size == 1:
+        """Meet the others, once; `device` is this process's own. Small messages go between CPUs, tensors where they
+        are."""
+        if self.size == 1 or self.connected:
             return
         on_gpu = device.type == "cuda" and dist.is_nccl_available()
         with self._together():
@@ -189,9 +190,14 @@ class World:
         """Whether the flag of any process is true."""
         return bool(self.sum_float64(torch.tensor(float(flag))) > 0) if self.size > 1 else flag
 
-    def all(self, flag: bool) -> bool:
-        """Whether the flags of all processes are true."""
-        return not self.any(not flag)
+    def least(self, value: int) -> int:
+        """The smallest value of all processes."""
+        if self.size == 1:
+            return value
+        number = torch.tensor(value)
+        with self._together():
+            dist.all_reduce(number, op=dist.ReduceOp.MIN)
+        return int(number)
 
     def barrier(self) -> None:
         """Wait until all are here."""

@@ -4,6 +4,7 @@
     ├── BadInput            exit 1: what was given cannot be used
     ├── Missing             exit 3: something needed is not there (prepared data, a shard, the network)
     └── TrainingFailed      exit 1: the training ran and its numbers are not real (NaN, divergence)
+        └── OutOfMemory     of another process of the same training, which ends with OUT_OF_MEMORY
 
 Every error carries what is wrong and the next command to type; `tell` prints both, two lines, on stderr.
 """
@@ -36,6 +37,13 @@ class Missing(TrainerError):
 
 class TrainingFailed(TrainerError):
     """A loss or a metric that is no real number, or a run that diverged."""
+
+
+class OutOfMemory(TrainingFailed):
+    """Another process of the training had too little memory."""
+
+
+OUT_OF_MEMORY = 75  # the exit code of such a process: a failure that may pass, in sysexits.h
 
 
 def tell(error: TrainerError) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from autoexp.model.errors import BadInput
+from autoexp.model.errors import BadInput, OutOfMemory
 from autoexp.model.prepared import cache_folder
 from autoexp.model.storage import write_json
 
@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _says_so(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError, OutOfMemory)):
         return True
     # What torch and its compiler raise are RuntimeErrors; a text of anyone else proves nothing.
     return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in SAYINGS)
@@ -71,10 +71,10 @@ def retry_at_half(rows_per_part: int, environ: Mapping[str, str]) -> None:
     """Start this process again, with the same arguments, `environ` and half of `rows_per_part` rows at once.
 
     Does not come back, unless there is nothing to halve, or the process is one of several that train together
-    (`WORLD_SIZE`) and one alone cannot start again, or it cannot be started: then the caller goes on to fail. Call it
+    (`RANK`) and one alone cannot start again, or it cannot be started: then the caller goes on to fail. Call it
     only in a process whose whole work the training is.
     """
-    if rows_per_part <= 1 or int(environ.get("WORLD_SIZE") or 1) > 1 or not sys.executable or not sys.orig_argv:
+    if rows_per_part <= 1 or environ.get("RANK") or not sys.executable or not sys.orig_argv:
         return
     half = rows_per_part // 2
     print(f"out of memory with {rows_per_part} rows at once: starting again with {half}", flush=True)

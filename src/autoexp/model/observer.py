@@ -24,6 +24,7 @@ class Step:
     lr_multiplier: float = 1.0
     tokens: int = 0  # so far, this step included
     averaged: bool = False  # whether its gradients are those of all processes
+    good: bool = True  # whether they were finite, so that the step could be taken
 
     def done(self, loss: Tensor, lr_multiplier: float = 1.0) -> None:
         """Hand in the mean training loss of the step, nats a token, as a tensor: it is read without waiting."""

@@ -107,10 +107,3 @@ class Packer:
                     self.dropped += length - room
             self.kept += capacity - parts
             yield row
-
-
-def pack(
-    batches: Iterable[Sequence[Sequence[int] | Row]], capacity: int, waiting: int = 1000, remainders: bool = False
-) -> Iterator[Row]:
-    """The rows of a `Packer`, for those who do not ask what it kept."""
-    return Packer(capacity, waiting, remainders).rows(batches)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch.distributed
 
-from autoexp.model.errors import TrainingFailed, tell
+from autoexp.model.errors import OUT_OF_MEMORY, OutOfMemory, TrainingFailed, tell
 
 PEER = "AUTOEXP_PEER"  # set in those that were started here
 GRACE_SECONDS = 2.0  # how long after the end of one the training may take to notice by itself
@@ -32,9 +32,11 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 class Peers:
     """Ranks 1 and up of `size` processes; rank 0, which makes this, is the one that they live with."""
 
-    def __init__(self, size: int, environ: Mapping[str, str], logs: Path, failed: Callable[[str], None]) -> None:
-        """Start them. `failed` hears why, in another thread, just before this process is ended for want of one."""
-        self.size, self.logs, self.failed = size, logs, failed
+    def __init__(
+        self, size: int, environ: Mapping[str, str], logs: Path, lost: Callable[[TrainingFailed], None]
+    ) -> None:
+        """Start them. `lost` hears why, in another thread, just before this process is ended for want of one."""
+        self.size, self.logs, self.lost = size, logs, lost
         self.over = threading.Event()  # from now on they may end
         listening = socket.create_server(("127.0.0.1", 0))  # where all meet; closed to other machines
         port = listening.getsockname()[1]
@@ -71,7 +73,8 @@ class Peers:
                     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
                     last = last_words(self.log(rank))
                     said = f"process {rank + 1} of {self.size} {how}" + (f": {last}" if last else "")
-                    return TrainingFailed(said, f"less {self.log(rank)}")
+                    kind = OutOfMemory if code == OUT_OF_MEMORY else TrainingFailed
+                    return kind(said, f"less {self.log(rank)}")
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.02)
@@ -83,7 +86,7 @@ class Peers:
             return  # all are done, or the training has noticed
         error = self.ended()
         assert error is not None
-        self.failed(str(error))
+        self.lost(error)
         sys.stdout.flush()
         os._exit(tell(error))
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,12 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """`$AUTOEXP_CACHE`, else `$XDG_CACHE_HOME/autoexp`, else `~/.cache/autoexp`; absolute, perhaps not yet there."""
     if named := environ.get("AUTOEXP_CACHE"):
         return Path(named).expanduser().absolute()
-    base = environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache").absolute() / "autoexp"
+    if base := environ.get("XDG_CACHE_HOME"):
+        return Path(base).expanduser().absolute() / "autoexp"
+    try:
+        return (Path.home() / ".cache").absolute() / "autoexp"
+    except RuntimeError:  # a user without a name and a home, as in a container
+        return Path(tempfile.gettempdir()).absolute() / "autoexp"
 
 
 def folder_name(dataset: str, profile: str, hash8: str) -> str:

@@ -99,7 +99,8 @@ def pick(name: str) -> Profile:
 def cuda_is_there() -> bool:
     """Whether torch can use a CUDA device. Where no driver is in sight torch, slow to import, is not asked."""
     devices = Path("/dev")
-    if not (devices / "nvidiactl").exists() and not (devices / "dxg").exists() and shutil.which("nvidia-smi") is None:
+    signs = ("nvidiactl", "dxg", "kfd")  # of NVIDIA's driver, of Windows' for Linux, of AMD's
+    if not any((devices / sign).exists() for sign in signs) and shutil.which("nvidia-smi") is None:
         return False
     import torch
 

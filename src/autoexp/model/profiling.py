@@ -62,7 +62,7 @@ class Kernel:
 class StepProfiler:
     """Traces steps `start` to `start + steps - 1` of a training; call `step` before every step and `close` after all.
 
-    Between the two nothing else of the training changes, but the traced steps are a little slower than others.
+    Between the two nothing else of the training changes, but the traced steps are slower than others.
     """
 
     def __init__(self, folder: Path, device: torch.device, start: int = START, steps: int = STEPS) -> None:
@@ -71,6 +71,7 @@ class StepProfiler:
         self.trace: torch.profiler.profile | None = None
         self.done = False
         self.began = 0.0
+        self.took = (0, 0.0)  # steps and seconds of a whole trace
         self._unmark: Callable[[], None] = lambda: None
 
     @classmethod
@@ -83,15 +84,20 @@ class StepProfiler:
         """Say that step number `index` is about to start. `optimizer.step` is marked while tracing."""
         if self.trace is None and not self.done and index >= self.first:
             self._start(optimizer, index)
-        elif self.trace is not None and index >= self.end:
+        elif self.trace is not None and not self.done and index >= self.end:
             self._stop(index)
 
     def close(self) -> None:
-        """Give up a trace that is not complete: the training ended before its last step."""
-        if self.trace is not None:
+        """Write what was traced, when the clock has stopped. A trace that is not complete is given up."""
+        if self.trace is not None and not self.done:
             self.trace.stop()
             self._unmark()
-            self.trace, self.done = None, True
+        elif self.trace is not None:
+            path = self.folder / "trace.json"
+            self.trace.export_chrome_trace(str(path))
+            events = json.loads(path.read_text(encoding="utf-8", errors="replace"), strict=False)["traceEvents"]
+            write_json(self.folder / "profile.json", summarize(events, *self.took))
+        self.trace, self.done = None, True
 
     def _start(self, optimizer: Any, index: int) -> None:
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -108,14 +114,10 @@ class StepProfiler:
     def _stop(self, index: int) -> None:
         assert self.trace is not None
         self._synchronize()
-        seconds = time.perf_counter() - self.began
+        self.took = index - self.first, time.perf_counter() - self.began
         self.trace.stop()
         self._unmark()
-        path = self.folder / "trace.json"
-        self.trace.export_chrome_trace(str(path))
-        self.trace, self.done = None, True
-        events = json.loads(path.read_text(encoding="utf-8", errors="replace"), strict=False)["traceEvents"]
-        write_json(self.folder / "profile.json", summarize(events, index - self.first, seconds))
+        self.done = True
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

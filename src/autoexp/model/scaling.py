@@ -28,7 +28,6 @@ class LossScaler:
         self.factor = factor if wanted else 1.0
         self.patience = patience
         self.good = 0  # steps in a row
-        self.skipped = 0  # steps in all
 
     def scale(self, loss: Tensor) -> Tensor:
         """`loss`, as its backward pass is to be started from."""
@@ -65,5 +64,4 @@ class LossScaler:
         if self.factor <= 1:
             raise TrainingFailed("the gradients are not finite, in fp16 and without any scaling of the loss")
         self.good = 0
-        self.skipped += 1
         self.factor /= 2

@@ -48,7 +48,6 @@ START_UNTIL = 0.3  # [0.05, 0.6]; part of the budget in which steps are so small
 MATRIX_LR = 0.04  # [0.005, 0.2] log; learning rate of the matrices (Muon)
 EMBEDDING_LR = 0.9  # [0.05, 3.0] log; learning rate of token and value embeddings (AdamW)
 NGRAM_LR = 0.3  # [0.02, 3.0] log; learning rate of the n-gram embeddings (AdamW)
-NGRAM_FORGET = 0.0  # [0.0, 0.1]; part of an n-gram embedding that is lost each step: rare ones learn nothing by heart
 UNEMBEDDING_LR = 0.005  # [0.0005, 0.05] log; learning rate of the head (AdamW)
 SCALAR_LR = 0.5  # [0.02, 2.0] log; learning rate of the per-layer scalars (AdamW)
 WEIGHT_DECAY = 0.2  # [0.0, 1.0]; cautious decay of the matrices, falling to 0 over the budget
@@ -56,7 +55,7 @@ EMBEDDING_WEIGHT_DECAY = 0.001  # [0.0, 0.02]; decay of token and n-gram embeddi
 VALUE_WEIGHT_DECAY = 0.003  # [0.0, 0.02]; decay of value embeddings
 HEAD_WEIGHT_DECAY = 0.01  # [0.0, 0.1]; decay of the head
 ADAM_BETA1 = 0.8  # [0.5, 0.95]; memory of AdamW's mean
-ADAM_BETA2 = 0.95  # [0.8, 0.999]; memory of AdamW's variance
+ADAM_BETA2 = 0.95  # [0.8, 0.99]; memory of AdamW's variance
 MUON_MOMENTUM = 0.95  # [0.8, 0.99]; memory of Muon's mean, once ramped up
 FINAL_MOMENTUM = 0.95  # [0.7, 0.99]; and at the end: it moves there while the rates fall
 MUON_BETA2 = 0.95  # [0.8, 0.999]; memory of Muon's variance
@@ -218,7 +217,7 @@ class GPT(nn.Module):
 
     def bytes_per_token(self) -> float:
         """About what a training pass keeps in memory for each token."""
-        return 2 * self.width * DEPTH * (8 + MLP_RATIO) + 4 * self.vocab_size
+        return 2 * self.width * DEPTH * (8 + MLP_RATIO) + 8 * self.vocab_size
 
     def matrices(self) -> list[Tensor]:
         """The weights of the blocks' products, each (rows, columns) or several of them stacked."""
@@ -233,7 +232,7 @@ class GPT(nn.Module):
         values = [table.weight for table in self.value_embeddings()]
         yield adamw([self.head.weight], UNEMBEDDING_LR * scale, betas, HEAD_WEIGHT_DECAY)
         yield adamw([self.embedding.weight], EMBEDDING_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
-        yield {**adamw(ngrams, NGRAM_LR * scale, betas, 0.0), "forget": NGRAM_FORGET}
+        yield adamw(ngrams, NGRAM_LR * scale, betas, EMBEDDING_WEIGHT_DECAY)
         yield adamw(values, EMBEDDING_LR * scale, betas, VALUE_WEIGHT_DECAY)
         yield adamw([block.residual_lambda for block in self.blocks], SCALAR_LR * 0.01, betas, 0.0)
         yield adamw([block.x0_lambda for block in self.blocks], SCALAR_LR, (0.96, 0.95), 0.0)
@@ -392,8 +391,6 @@ def set_schedule(optimizer: MuonAdamW, step: int, progress: float) -> float:
     falling = max(0.0, progress - (1 - WARMDOWN_RATIO)) / WARMDOWN_RATIO
     for group in optimizer.param_groups:
         group["lr"] = multiplier * group["initial_lr"]
-        if "forget" in group:  # the same at any rate
-            group["weight_decay"] = group["forget"] / max(group["lr"], 1e-8)
         if group["kind"] == "muon":
             momentum = (1 - ramp) * min(0.85, MUON_MOMENTUM) + ramp * MUON_MOMENTUM
             group["momentum"] = momentum + falling * (FINAL_MOMENTUM - MUON_MOMENTUM)
@@ -415,13 +412,12 @@ def main() -> None:
         optimizer = MuonAdamW(model.groups(), device.compiles)
         trial.describe(depth=DEPTH, flops_per_token=model.flops_per_token())
         row_bytes = model.bytes_per_token() * trial.data.seq_len
-        smallest = max(1, int(START_BATCH * TOTAL_BATCH_SIZE) // trial.data.seq_len)  # rows of a step
-        batches = trial.batches(TOTAL_BATCH_SIZE, min(DEVICE_BATCH_SIZE, smallest), row_bytes)
+        batches = trial.batches(TOTAL_BATCH_SIZE, DEVICE_BATCH_SIZE, row_bytes, START_BATCH)
         losses = trial.compiled(model, model.windows, HEAD_DIM)
 
         for step in trial.steps(model, optimizer, batches):
             multiplier = set_schedule(optimizer, step.index, step.progress)
-            parts = max(1, round(batches.parts * batch_share(step.progress)))
+            parts = round(batches.parts * batch_share(step.progress))
             total = torch.zeros((), device=device.torch_device)
             for inputs, targets in batches.step(parts):
                 with device.autocast():

@@ -37,7 +37,7 @@ from autoexp.model.data import Batches, rows_at_a_time
 from autoexp.model.devices import open_device
 from autoexp.model.distributed import World, join
 from autoexp.model.environ import seconds, whole_number
-from autoexp.model.errors import BadInput, TrainerError, tell
+from autoexp.model.errors import OUT_OF_MEMORY, BadInput, TrainerError, TrainingFailed, tell
 from autoexp.model.evaluate import Losses, evaluate
 from autoexp.model.kernels import available
 from autoexp.model.observer import Observer, Step
@@ -59,6 +59,7 @@ from autoexp.model.telemetry import watch
 
 DEFAULT_SEED = 42
 WARMUP_STEPS = {"cuda": 3, "mps": 2, "cpu": 1}  # steps until nothing is compiled or allocated any more
+MOST_WARMUP_STEPS = 20
 
 
 class Trial:
@@ -87,7 +88,7 @@ class Trial:
             if self.checkpoint is not None and not self.checkpoint.is_file():
                 raise BadInput(f"AUTOEXP_CHECKPOINT={self.checkpoint} is not there", "unset it to train")
             self.data = find_prepared(self.profile.name, environ)
-            self.world = join({**environ, "AUTOEXP_REPORT": str(self.path)}, self.path.parent, self._failed)
+            self.world = join({**environ, "AUTOEXP_REPORT": str(self.path)}, self.path.parent, self._lost)
             # The cpu profile stays on the CPU even beside a GPU: its budget is too short to compile anything.
             wanted = environ.get("AUTOEXP_DEVICE") or ("cpu" if self.profile.device == "cpu" else "best")
             self.device = open_device({**environ, "AUTOEXP_DEVICE": self.world.place(wanted)})
@@ -140,9 +141,20 @@ class Trial:
 
     def _again_with_less(self) -> None:
         """Start this process again with half the rows at once; what was trained already is only evaluated again."""
-        memory.remember(self.fact, max(1, self.rows_per_part // 2))
-        trained = {"AUTOEXP_CHECKPOINT": str(self.saved)} if self.saved is not None else {}
-        memory.retry_at_half(self.rows_per_part, {**self.environ, **trained})
+        trained = self.saved or self.checkpoint
+        if trained is None:  # what evaluation wants is no matter to a training
+            memory.remember(self.fact, max(1, self.rows_per_part // 2))
+        if not self.world.leads:
+            os._exit(OUT_OF_MEMORY)  # the first process starts all of them again
+        self.world.close(failed=True)
+        checkpoint = {"AUTOEXP_CHECKPOINT": str(trained)} if trained is not None else {}
+        memory.retry_at_half(self.rows_per_part, {**self.environ, **checkpoint})
+
+    def _lost(self, error: TrainingFailed) -> None:
+        """Another process has ended, and this one is about to."""
+        if memory.is_out_of_memory(error):
+            self._again_with_less()
+        self._failed(str(error))
 
     def _failed(self, reason: str) -> None:
         if self.path is not None and self.world.leads:
@@ -151,23 +163,28 @@ class Trial:
 
     # --- building -----------------------------------------------------------------------------------------------
 
-    def batches(self, tokens_per_step: int, most_rows: int, row_bytes: float = 0) -> Batches:
+    def batches(self, tokens_per_step: int, most_rows: int, row_bytes: float = 0, share: float = 1.0) -> Batches:
         """Training batches of about `tokens_per_step` tokens, rounded down to whole rows, one a process at least.
 
         At most `most_rows` rows go through the model at once, fewer if rows of `row_bytes` bytes of activations
-        would not fit the device, or did not the last time, so that any size of step can be trained.
+        would not fit the device, or did not the last time, so that any size of step can be trained. A step of
+        `share`, 1 over a whole number, of the tokens has whole parts too, however many rows fit.
         """
         world = self.world
+        world.connect(self.device.torch_device)
         most_rows = memory.most_rows(most_rows, self.fact, self.environ)
-        own_rows = max(1, tokens_per_step // self.data.seq_len // world.size)
-        self.rows_per_part = rows_at_a_time(own_rows, most_rows, row_bytes, self.device.free_memory())
+        times = max(1, round(1 / share))
+        smallest = max(1, tokens_per_step // self.data.seq_len // world.size // times)
+        fits = rows_at_a_time(smallest, most_rows, row_bytes, self.device.free_memory())
+        self.rows_per_part = world.least(fits)  # a divisor too: all have the same choice of them
+        own_rows = smallest * times
         rows, device = self.data.rows("train"), self.device.torch_device
         return Batches(rows, own_rows * world.size, self.rows_per_part, self.seed, device, world.rank, world.size)
 
     def compiled(self, model: torch.nn.Module, windows: Iterable[int] = (), head_dim: int = 128) -> Losses:
         """`model` made fast for this device; `windows` are those it calls `attend` with, on heads of `head_dim`."""
         device = self.device
-        available.settle(device.torch_device)
+        available.settle(device.torch_device, device.compiles)
         self.attention = attention.prepare(
             self.data.seq_len,
             windows,
@@ -197,9 +214,10 @@ class Trial:
         Returns whether the step may be taken: in fp16 one without finite gradients is left out.
         """
         self.world.mean_gradients(model.parameters())
+        good = self.scaler.unscale(model.parameters())
         if self.step is not None:
-            self.step.averaged = True
-        return self.scaler.unscale(model.parameters())
+            self.step.averaged, self.step.good = True, good
+        return good
 
     def steps(self, model: torch.nn.Module, optimizer: Optimizer, batches: Batches) -> Iterator[Step]:
         """Steps to take until the budget is spent. Those of the warm-up come first and are undone.
@@ -258,11 +276,13 @@ class Trial:
             torch.manual_seed(self.seed + self.world.rank)  # from here on chance, dropout say, is each process's own
         before = Rewind(model, optimizer, batches)
         guard = self.observer.guard
-        for index in range(WARMUP_STEPS[self.device.torch_device.type]):
+        index = taken = 0
+        while taken < WARMUP_STEPS[self.device.torch_device.type] and index < MOST_WARMUP_STEPS:
             step = self.step = Step(index, 0.0, warmup=True)
             yield step
             self._taken(step, batches)
             self._observe(step, batches)
+            index, taken = index + 1, taken + step.good  # in fp16 the first ones may only find the scale
         before.restore()
         del before
         self.observer.guard = type(guard)()
@@ -302,6 +322,8 @@ class Trial:
             "compile_seconds": compiling,
             "peak_memory_mb": self.device.peak_memory_mb(),
             "seed": self.seed,
+            "gpus": self.world.size,
+            "device_batch": self.rows_per_part,
             "telemetry": self.telemetry.report() if self.telemetry is not None else None,
             "source_hash": self.source,
         }
@@ -367,11 +389,9 @@ class Trial:
             "profile": self.profile.name,
             "data": {"dataset": self.data.meta["dataset"], "hash": self.data.meta["hash"]},
             "device": f"cuda ({device.name})" if device.torch_device.type == "cuda" else device.torch_device.type,
-            "gpus": self.world.size,
             "dtype": str(device.dtype).removeprefix("torch."),
             "peak_flops": device.peak_flops,
             "threads": device.threads or None,
-            "device_batch": self.rows_per_part,
             "attention": self.attention,
             "budget_seconds": self.clock.budget,
             "torch": torch.__version__,

@@ -73,6 +73,8 @@ def absent(back_end: str) -> str:
     if back_end == "flex":
         return "" if find_spec("triton") else "triton is not installed"
     if back_end in LOADERS:
+        if torch.version.hip is not None:
+            return "it is made for NVIDIA's cards"
         try:
             flash.KERNELS[back_end] = LOADERS[back_end]()
         except Exception as error:  # a binary package of another's: whatever it raises, training goes on without it

@@ -5,7 +5,7 @@
     softcap_cross_entropy(x, weight, targets, softcap)       cross_entropy.py
 
 They decide by themselves: the Triton kernels on a Hopper GPU in bf16, the twin (which torch.compile fuses as well as
-it can) everywhere else. They are opaque operators to the compiler, so a compiled graph that calls them can be cached.
+it can) everywhere else. The kernels are opaque operators to the compiler, so that a graph that calls them can be kept.
 """
 
 from __future__ import annotations

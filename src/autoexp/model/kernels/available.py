@@ -1,4 +1,4 @@
-"""Whether the Triton kernels of this package are used: settled once for a device, before anything is compiled."""
+"""What runs the operators of this package: settled once for a device, before anything is compiled."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 HOPPER = (9, 0)  # where the kernels were measured to be faster than what the compiler makes
-SETTLED = {"fused": False}
+SETTLED = {"fused": False, "compiled": False}
 
 
-def settle(device: torch.device) -> bool:
-    """Use the kernels from now on if `device` is a GPU that they are written for. `AUTOEXP_KERNELS=0` says no."""
+def settle(device: torch.device, compiles: bool = False) -> bool:
+    """Use the Triton kernels from now on if `device` is a GPU that they are written for; `AUTOEXP_KERNELS=0` says no.
+
+    `compiles` says whether the twins that stand outside all compiled regions are to be compiled.
+    """
+    SETTLED["compiled"] = compiles
     SETTLED["fused"] = (
         os.environ.get("AUTOEXP_KERNELS", "1") != "0"
         and device.type == "cuda"
+        and torch.version.hip is None  # an AMD card may say (9, 0) of itself
         and torch.cuda.get_device_capability(device) == HOPPER
         and importlib.util.find_spec("triton") is not None
     )

@@ -10,13 +10,14 @@ logit is at most `softcap`, so the sum of exponentials needs no running maximum 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from autoexp.model.kernels.available import compute_dtype, fused
+from autoexp.model.kernels.available import SETTLED, compute_dtype, fused
 
 CHUNK = 32_768  # tokens of the backward pass at a time: their logits' gradient is the one large temporary
 
@@ -28,13 +29,22 @@ def softcap_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, softcap: f
     """
     dtype = compute_dtype(x)
     if not fused(x, dtype):
+        if SETTLED["compiled"] and not torch.compiler.is_compiling():  # the cap as a tensor: another compiles nothing
+            answer: Tensor = compiled()(x, weight, targets, torch.tensor(softcap))
+            return answer
         return plain(x, weight, targets, softcap)
     flat = x.reshape(-1, x.size(-1)).to(dtype)
     loss: Tensor = head_loss(flat, weight.to(dtype), targets.reshape(-1), softcap)[0]
     return loss.view(targets.shape)
 
 
-def plain(x: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> Tensor:
+@cache
+def compiled() -> Any:
+    """`plain`, compiled."""
+    return torch.compile(plain, dynamic=False)
+
+
+def plain(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | Tensor) -> Tensor:
     """The same in plain PyTorch."""
     logits = torch.nn.functional.linear(x, weight).float()
     capped = softcap * torch.tanh(logits / softcap)

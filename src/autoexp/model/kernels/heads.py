@@ -23,8 +23,9 @@ def rotated_heads(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor
 
     cos and sin are (tokens, head_dim / 2): the angle by which each pair (i, i + head_dim / 2) is turned, and a scale.
     """
-    if fused(qkv, qkv.dtype) and qkv.size(-1) in (64, 128) and qkv.size(0) * qkv.size(1) % 32 == 0:
-        return heads(qkv, cos, sin)  # type: ignore[no-any-return]
+    learned = cos.requires_grad or sin.requires_grad  # the operator has no gradients for them
+    if fused(qkv, qkv.dtype) and not learned and qkv.size(-1) in (64, 128) and qkv.size(0) * qkv.size(1) % 32 == 0:
+        return heads(qkv, cos.contiguous(), sin.contiguous())  # type: ignore[no-any-return]
     return plain(qkv, cos, sin)
 
 
