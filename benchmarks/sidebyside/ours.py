@@ -65,7 +65,7 @@ RECIPE = {
     "MOMENTUM_RAMP_STEPS": "300",
 }
 # What these make meaningless.
-SILENT = {"PROFILE", "NGRAM_ROWS", "NGRAM_LR", "START_UNTIL"}
+SILENT = {"PROFILE", "NGRAM_ROWS", "NGRAM_LR", "NGRAM_DROPOUT", "START_UNTIL"}
 
 
 class NoData(Exception):

@@ -61,7 +61,7 @@ def test_later_tokens_change_no_earlier_logit(train_module: ModuleType) -> None:
 
 
 def test_a_short_window_hides_what_lies_before_it(train_module: ModuleType) -> None:
-    train_module.DEPTH = 1  # type: ignore[attr-defined]
+    train_module.DEPTH, train_module.NGRAMS = 1, 1  # type: ignore[attr-defined]
     model = shaken(build(train_module))
     model.blocks[0].attention.window = 4
     inputs, _ = some_rows()
@@ -75,7 +75,7 @@ def test_a_short_window_hides_what_lies_before_it(train_module: ModuleType) -> N
 @pytest.mark.parametrize("ngrams", [2, 3])
 def test_an_ngram_is_the_token_and_those_just_before_it(train_module: ModuleType, ngrams: int) -> None:
     train_module.NGRAMS, train_module.NGRAM_ROWS = ngrams, 2**12  # type: ignore[attr-defined]
-    model = shaken(build(train_module))
+    model = shaken(build(train_module)).eval()
     inputs, _ = some_rows()
     changed = inputs.clone()
     changed[:, 10] = (changed[:, 10] + 1) % 64
@@ -181,6 +181,7 @@ def shared_train(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 ONLY_WITH = {  # constants that say how, and the constant that says whether
     "NGRAM_ROWS": ("NGRAMS", 2),
     "NGRAM_LR": ("NGRAMS", 2),
+    "NGRAM_DROPOUT": ("NGRAMS", 2),
     "START_UNTIL": ("START_BATCH", 0.5),
     "START_BATCH": ("START_UNTIL", 0.5),
 }

@@ -38,7 +38,8 @@ INIT_SCALE = 0.68  # [0.3, 2.0] log; initial size of the matrices, in units of 1
 X0_LAMBDA_INIT = 0.05  # [0.0, 0.5]; initial share of the first hidden state that each layer is given again
 VALUE_EVERY = 2  # {1, 2, 3}; one layer of so many has a value embedding, the last always
 VALUE_GATE = 2.0  # [1.0, 4.0]; largest weight of a value embedding
-NGRAMS = 1  # {1, 2, 3}; longest run of tokens that has a vector of its own, found by hashing; 1 = single tokens only
+NGRAMS = 2  # {1, 2, 3}; longest run of tokens that has a vector of its own, found by hashing; 1 = single tokens only
+NGRAM_DROPOUT = 0.5  # [0.0, 0.9]; part of the tokens whose n-gram is left out, so that rare ones are not relied on
 NGRAM_ROWS = 2**18  # {2**14, 2**16, 2**18, 2**19, 2**20}; vectors in each of these tables
 
 # The optimizer
@@ -47,7 +48,7 @@ START_BATCH = 0.5  # {0.25, 0.5, 1.0}; part of that in the first steps
 START_UNTIL = 0.3  # [0.05, 0.6]; part of the budget in which steps are so small
 MATRIX_LR = 0.04  # [0.005, 0.2] log; learning rate of the matrices (Muon)
 EMBEDDING_LR = 0.9  # [0.05, 3.0] log; learning rate of token and value embeddings (AdamW)
-NGRAM_LR = 0.3  # [0.02, 3.0] log; learning rate of the n-gram embeddings (AdamW)
+NGRAM_LR = 0.1  # [0.02, 3.0] log; learning rate of the n-gram embeddings (AdamW)
 UNEMBEDDING_LR = 0.005  # [0.0005, 0.05] log; learning rate of the head (AdamW)
 SCALAR_LR = 0.5  # [0.02, 2.0] log; learning rate of the per-layer scalars (AdamW)
 WEIGHT_DECAY = 0.2  # [0.0, 1.0]; cautious decay of the matrices, falling to 0 over the budget
@@ -192,7 +193,11 @@ class GPT(nn.Module):
         for n in range(2, NGRAMS + 1):
             earlier = nn.functional.pad(ids, (n - 1, 0))[:, : ids.size(1)]  # the token n - 1 places before
             key = (key * 36_313 + earlier * 27_191 + n) & 0x3FFF_FFFF
-            x = x + self.ngrams[str(n)](key % NGRAM_ROWS)
+            vector = self.ngrams[str(n)](key % NGRAM_ROWS)
+            if self.training and NGRAM_DROPOUT:
+                kept = torch.rand(ids.shape, device=ids.device) >= NGRAM_DROPOUT
+                vector = vector * (kept / (1 - NGRAM_DROPOUT)).to(vector.dtype)[..., None]
+            x = x + vector
         return norm(x)
 
     def hidden(self, ids: Tensor) -> Tensor:
