@@ -3,8 +3,9 @@
     python train.py
 
 Notable choices: rotary positions, QK norm, relu² MLP, untied head, value embeddings with gates on every other layer,
-a learned mix with the first hidden state before each layer, sliding windows, soft-capped logits; Muon for the
-matrices, AdamW for the rest. Data, clock, evaluation and report come from `autoexp.model` and are frozen.
+hashed n-gram vectors, a learned mix with the first hidden state before each layer, sliding windows, soft-capped logits;
+Muon for the matrices, AdamW for the rest; small steps first. Data, clock, evaluation and report come from
+`autoexp.model` and are frozen.
 
 A constant whose comment starts with [low, high] or {a, b, …} may be searched within these bounds.
 """
