@@ -145,6 +145,7 @@ class Trial:
         if trained is None:  # what evaluation wants is no matter to a training
             memory.remember(self.fact, max(1, self.rows_per_part // 2))
         if not self.world.leads:
+            print(f"out of memory with {self.rows_per_part} rows at once", flush=True)  # in its log
             os._exit(OUT_OF_MEMORY)  # the first process starts all of them again
         self.world.close(failed=True)
         checkpoint = {"AUTOEXP_CHECKPOINT": str(trained)} if trained is not None else {}
