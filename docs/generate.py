@@ -254,12 +254,14 @@ TYPES = {
     "Command": "command",
     "Command | None": "command",
     "PositiveFloat": "number above 0",
+    "NonNegativeFloat": "number from 0 on",
     "PositiveInt": "whole number above 0",
     "int": "whole number",
     "str": "text",
     "bool": "true or false",
     "tuple[str, ...]": "list of texts",
     "dict[str, str]": "table of texts",
+    "dict[str, PositiveFloat]": "table of numbers above 0",
     "Direction": "`min` or `max`",
 }
 """The types of settings, in words."""

@@ -64,6 +64,7 @@ from pathlib import Path
 
 from autoexp import hookimpl
 from autoexp.runs.records import Proposal
+from autoexp.spec.ports import Answer
 from autoexp.testing import Scripted
 
 
@@ -71,9 +72,11 @@ class Agent:
     def available(self):
         return None
 
-    def ask(self, prompt, cwd, transcript, stop):
-        program = Path(os.environ["LAB"], "agent.py")
-        return subprocess.run([sys.executable, program], cwd=cwd, check=True, capture_output=True, text=True).stdout
+    def ask(self, question):
+        command = [sys.executable, Path(os.environ["LAB"], "agent.py")]
+        env = {**os.environ, "ASKED": question.prompt.splitlines()[0]}
+        done = subprocess.run(command, cwd=question.cwd, env=env, check=True, capture_output=True, text=True)
+        return Answer(done.stdout)
 
 
 @hookimpl

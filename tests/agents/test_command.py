@@ -7,22 +7,23 @@ from typing import Any
 import pytest
 
 from autoexp.agents.command import Command, autoexp_register_agents
-from autoexp.errors import AgentError, PreconditionError
+from autoexp.errors import PreconditionError
+from autoexp.spec.ports import Answer, Ask
 
 
-def ask(tmp_path: Path, *args: str) -> str:
-    return Command({"args": args}).ask("the prompt", tmp_path, tmp_path / "transcript", lambda: False)
+def ask(tmp_path: Path, *args: str) -> Answer:
+    question = Ask("the prompt", tmp_path, tmp_path / "transcript", may_edit=False, timeout_seconds=60.0)
+    return Command({"args": args}).ask(question)
 
 
 def test_it_reads_stdin_and_its_stdout_is_the_answer(tmp_path: Path, program: Callable[..., Path]) -> None:
     program("print(sys.argv[1], sys.stdin.read())", "my-agent")
-    assert ask(tmp_path, "my-agent", "said:") == "said: the prompt\n"
+    assert ask(tmp_path, "my-agent", "said:").text == "said: the prompt\n"
 
 
 def test_a_failure_is_told_by_its_stderr(tmp_path: Path, program: Callable[..., Path]) -> None:
     program("sys.exit('it broke')", "my-agent")
-    with pytest.raises(AgentError, match="it broke"):
-        ask(tmp_path, "my-agent")
+    assert "it broke" in ask(tmp_path, "my-agent").problem
 
 
 def test_without_a_command_line_it_says_what_to_set(tmp_path: Path) -> None:
@@ -34,5 +35,5 @@ def test_without_a_command_line_it_says_what_to_set(tmp_path: Path) -> None:
 
 def test_registration() -> None:
     found: dict[str, Any] = {}
-    autoexp_register_agents(register=found.__setitem__, options={"args": ("cat",)})
+    autoexp_register_agents(register=found.__setitem__, options={"command": {"args": ("cat",)}})
     assert found["command"].available() is None

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ from autoexp.errors import PreconditionError, RepositoryError, UsageError
 from autoexp.proposers.agent import AgentProposer, autoexp_register_proposers
 from autoexp.runs.records import Best, Metric, Outcome, Proposal, Trial
 from autoexp.runs.state import RunState
+from autoexp.spec.ports import Answer, Ask
 from autoexp.spec.prompts import apply_prompt, propose_prompt, triage_prompt
 from autoexp.workspace.paths import RunPaths, Workspace
 from autoexp.workspace.settings import Agent, Files, Settings
@@ -23,6 +23,10 @@ SETTINGS = Settings(files=Files(editable=("train.py", "lib/*.py"), frozen=("lib/
 class FakeRepository:
     def __init__(self) -> None:
         self.sources = {"train.py": "LR = 0.1\n", "lib/eval.py": "secret ruler", "other.py": "x", "lib/a.py": "A = 1"}
+
+    def checkout(self, worktree: Path, commit: str) -> None:
+        worktree.mkdir(parents=True)
+        (worktree / "HEAD").write_text(commit)
 
     def files(self, commit: str) -> list[str]:
         return sorted(self.sources)
@@ -39,16 +43,16 @@ class FakeRepository:
 class FakeAgent:
     def __init__(self, *script: str) -> None:
         self.script = list(script)
-        self.asked: list[tuple[str, Path, Path]] = []
+        self.asked: list[Ask] = []
         self.missing: str | None = None
 
     def available(self) -> str | None:
         return self.missing
 
-    def ask(self, prompt: str, cwd: Path, transcript: Path, stop: Callable[[], bool]) -> str:
-        assert cwd.is_dir()
-        self.asked.append((prompt, cwd, transcript))
-        return self.script.pop(0)
+    def ask(self, question: Ask) -> Answer:
+        assert question.cwd.is_dir()
+        self.asked.append(question)
+        return Answer(self.script.pop(0))
 
 
 def trial(number: int, **changes: Any) -> Trial:
@@ -75,6 +79,8 @@ def agent() -> FakeAgent:
 def context(tmp_path: Path, agent: FakeAgent) -> Any:
     return SimpleNamespace(
         iteration=7,
+        attempt=1,
+        called=lambda event: None,
         settings=SETTINGS,
         workspace=Workspace(tmp_path),
         paths=RunPaths(tmp_path / "run"),
@@ -85,12 +91,13 @@ def context(tmp_path: Path, agent: FakeAgent) -> Any:
     )
 
 
-def test_it_asks_in_the_folder_of_the_iteration(context: Any, agent: FakeAgent, tmp_path: Path) -> None:
+def test_it_asks_in_the_worktree_and_edits_nothing(context: Any, agent: FakeAgent, tmp_path: Path) -> None:
     assert AgentProposer("opencode").propose(state_of(), context) == Proposal(**PROPOSAL)
-    prompt, cwd, transcript = agent.asked[0]
-    assert cwd == tmp_path / "run" / "iterations" / "0007"
-    assert transcript == cwd / "propose"
-    assert prompt == propose_prompt(state_of(), context)
+    question = agent.asked[0]
+    assert (question.cwd / "HEAD").read_text() == state_of().tip
+    assert question.transcript == tmp_path / "run" / "iterations" / "0007" / "propose"
+    assert question.prompt == propose_prompt(state_of(), context)
+    assert not question.may_edit
 
 
 def test_a_question_is_returned_and_a_bad_answer_is_asked_for_again(context: Any, agent: FakeAgent) -> None:

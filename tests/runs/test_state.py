@@ -37,6 +37,7 @@ EXAMPLES: dict[type, tuple[list[Any], Any]] = {
     ev.StageSkipped: ([], ev.StageSkipped(iteration=0, stage="baseline")),
     ev.BaselineOpened: ([], ev.BaselineOpened(commit="0" * 40, ref="r", source="s")),
     ev.Noted: ([], ev.Noted(text="hello")),
+    ev.AgentCalled: ([], ev.AgentCalled(iteration=1, attempt=1, stage="propose", agent="a", seconds=1.0)),
     **{type(event): (ITERATION[:n], event) for n, event in enumerate(ITERATION)},
 }
 

@@ -69,9 +69,9 @@ def test_an_agents_crash_is_repaired_by_another_attempt(lab: Lab) -> None:
     """The candidate fails once, triage asks the agent, the agent repairs it, and the second attempt counts."""
     lab.script(proposal(description="use a better rate"))
     lab.agent(
-        "import json, sys, pathlib\n"
+        "import json, os, sys, pathlib\n"
         "train = pathlib.Path('train.py')\n"
-        "if not train.exists():\n"
+        "if os.environ['ASKED'].startswith('The training of a candidate failed'):\n"
         "    print(json.dumps({'action': 'fix_and_rerun', 'reason': 'a typo'})); sys.exit()\n"
         "text = train.read_text()\n"
         "broken = 'LR = 0.08' in text\n"

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from autoexp.errors import AgentError, AutoexpError, Interrupted, PreconditionError
-from autoexp.runs.records import Proposal
-from autoexp.spec import answers
-from autoexp.spec.answers import SECRET_NAMES, ApplyAnswer, TriageAnswer, ask_for, extract_object, redacted, untrusted
+from autoexp.errors import AgentError
+from autoexp.spec.answers import SECRET_NAMES, extract_object, redacted, untrusted
 
 GOOD = '{"status": "applied", "summary": "done"}'
 
@@ -69,110 +64,6 @@ def test_much_garbage_before_the_answer(piece: str) -> None:
 
 def test_five_megabytes_of_garbage_before_the_answer() -> None:
     assert extract_object('{"a":x ' * 700_000 + GOOD)["status"] == "applied"
-
-
-class Scripted:
-    """An agent that says what is in the script, or raises it."""
-
-    def __init__(self, *script: str | AutoexpError) -> None:
-        self.script = list(script)
-        self.prompts: list[str] = []
-
-    def available(self) -> str | None:
-        return None
-
-    def ask(self, prompt: str, cwd: Path, transcript: Path, stop: Callable[[], bool]) -> str:
-        self.prompts.append(prompt)
-        said = self.script.pop(0)
-        if isinstance(said, AutoexpError):
-            raise said
-        return said
-
-
-@pytest.fixture(autouse=True)
-def no_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "BACK_OFF", (0.01,))
-
-
-def ask(agent: Scripted, answer: Any = ApplyAnswer, tries: int = 3, **more: Any) -> Any:
-    settings: dict[str, Any] = {"cwd": Path(), "transcript": Path(), "stop": lambda: False, "log": lambda text: None}
-    return ask_for(agent, "Do it.", answer, tries=tries, **{**settings, **more})
-
-
-def test_a_good_answer_takes_one_call() -> None:
-    agent = Scripted(f"Sure. {GOOD}")
-    assert ask(agent) == ApplyAnswer(status="applied", summary="done")
-    assert agent.prompts == ["Do it."]
-
-
-def test_a_bad_answer_is_asked_for_again_with_the_reason() -> None:
-    agent = Scripted("I did it!", '{"status": "maybe"}', '{"status": "applied",}', GOOD)
-    logged: list[str] = []
-    assert ask(agent, tries=4, log=logged.append).status == "applied"
-    assert agent.prompts[0] == "Do it."
-    assert all(prompt.startswith("Do it.\n\nYour previous answer could not be used: ") for prompt in agent.prompts[1:])
-    assert "no valid JSON object" in agent.prompts[1]
-    assert "status: Input should be 'applied' or 'failed'" in agent.prompts[2]
-    assert "property name" in agent.prompts[3]
-    assert len(logged) == 3
-
-
-def test_the_last_problem_is_in_the_error() -> None:
-    agent = Scripted("no", '{"status": 5}')
-    with pytest.raises(AgentError, match=r"in 2 calls; the last problem: .*status: Input should be"):
-        ask(agent, tries=2)
-
-
-def test_a_failing_agent_is_asked_again_the_same() -> None:
-    agent = Scripted(AgentError("model overloaded"), GOOD)
-    assert ask(agent).status == "applied"
-    assert agent.prompts == ["Do it.", "Do it."]
-
-
-@pytest.mark.parametrize("error", [PreconditionError("not installed"), Interrupted("stopped")])
-def test_what_asking_again_cannot_mend_passes_at_once(error: AutoexpError) -> None:
-    agent = Scripted(error, GOOD)
-    with pytest.raises(type(error)):
-        ask(agent)
-    assert len(agent.prompts) == 1
-
-
-def test_stopping_between_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "BACK_OFF", (600,))
-    with pytest.raises(Interrupted):
-        ask(Scripted("no", GOOD), stop=lambda: True)
-
-
-def test_a_check_may_refuse_with_a_reason() -> None:
-    agent = Scripted('{"status": "failed"}', GOOD)
-    assert ask(agent, check=lambda a: "that is no success" if a.status == "failed" else None).status == "applied"
-    assert "that is no success" in agent.prompts[1]
-
-
-def test_an_object_that_fits_goes_before_a_later_one_that_does_not() -> None:
-    assert ask(Scripted(f'{GOOD}\nTokens used: {{"total": 5}}')).status == "applied"
-
-
-PROPOSAL = {"status": "ok", "description": "d", "change_plan": "p", "commit_description": "c"}
-
-
-def test_keys_that_nobody_asked_for_are_dropped() -> None:
-    said = json.dumps({**PROPOSAL, "confidence": 0.9, "edits": None})
-    assert ask(Scripted(said), Proposal) == Proposal(**PROPOSAL)
-    said = json.dumps({"action": "fix_and_rerun", "reason": None, "more": 1})
-    assert ask(Scripted(said), TriageAnswer) == TriageAnswer(action="fix_and_rerun")
-
-
-def test_a_proposal_that_is_broken_around_a_whole_edit_is_told_so() -> None:
-    agent = Scripted('{"status": "ok", "edits": [{"op": "set", "name": "LR", "value": 1},]}', json.dumps(PROPOSAL))
-    assert ask(agent, Proposal).description == "d"
-    assert "is not valid: Expecting value near" in agent.prompts[1] or "Illegal trailing comma" in agent.prompts[1]
-
-
-def test_what_a_proposal_refuses_is_told() -> None:
-    agent = Scripted(json.dumps({**PROPOSAL, "description": " "}), json.dumps(PROPOSAL))
-    assert ask(agent, Proposal).description == "d"
-    assert "description: Value error, must not be blank" in agent.prompts[1]
 
 
 def test_secrets_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:

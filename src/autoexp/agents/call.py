@@ -3,49 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoexp.agents import process
 from autoexp.errors import AgentError, Interrupted, PreconditionError
 from autoexp.spec.answers import plain, redacted
+from autoexp.spec.ports import Ask
 from autoexp.workspace.files import explained
 
 
+@dataclass(frozen=True)
+class Called:
+    """A call that has ended, and the folder with all of it."""
+
+    ended: process.Ended
+    folder: Path
+
+
 def call(
-    command: Sequence[str],
-    prompt: str,
-    cwd: Path,
-    transcript: Path,
-    timeout_seconds: float,
-    stop: Callable[[], bool],
-    *,
-    hint: str = "",
-    env: dict[str, str] | None = None,
-) -> process.Ended:
+    command: Sequence[str], stdin: str, question: Ask, *, hint: str = "", env: dict[str, str] | None = None
+) -> Called:
     """Run the program once; how it exited is for the caller to judge, by `exit_problem`.
 
-    Raises PreconditionError when it is not there, AgentError when it runs out of time, Interrupted on `stop`.
+    Raises PreconditionError when it is not there, AgentError when it runs out of time, Interrupted on `question.stop`.
     """
-    folder = _next_folder(transcript)
-    _keep(folder / "prompt.txt", prompt)
+    folder, cwd, seconds = next_folder(question.transcript), question.cwd, question.timeout_seconds
+    keep(folder / "prompt.txt", stdin)
     try:
-        ended = process.run(command, prompt, cwd, timeout_seconds, stop, hint=hint, env=env)
+        ended = process.run(command, stdin, cwd, seconds, question.stop, hint=hint, env=env)
     except (PreconditionError, AgentError) as error:
         _keep_meta(folder, command, cwd, {"problem": str(error)})
         raise
-    _keep(folder / "stdout.txt", ended.stdout)
-    _keep(folder / "stderr.txt", ended.stderr)
+    keep(folder / "stdout.txt", ended.stdout)
+    keep(folder / "stderr.txt", ended.stderr)
     meta = {"how": ended.how, "code": ended.code, "seconds": ended.seconds, "dropped_bytes": ended.dropped}
     _keep_meta(folder, command, cwd, meta)
     if ended.how == "stopped":
         raise Interrupted(f"stopped while {command[0]} was at work", "autoexp resume")
     if ended.how == "timeout":
         raise AgentError(
-            f"{command[0]} gave no answer in {timeout_seconds:g} seconds (see {folder})",
+            f"{command[0]} gave no answer in {seconds:g} seconds (see {folder})",
             "raise agent.timeout_seconds in autoexp.toml, then: autoexp resume",
         )
-    return ended
+    return Called(ended, folder)
 
 
 def exit_problem(command: Sequence[str], ended: process.Ended) -> str | None:
@@ -61,7 +63,7 @@ def last_words(ended: process.Ended) -> str:
     return redacted(lines[-1])[-500:] if lines else "it wrote nothing on stderr"
 
 
-def _next_folder(transcript: Path) -> Path:
+def next_folder(transcript: Path) -> Path:
     """A new numbered folder: no call overwrites another, not even one before a crash."""
     try:
         transcript.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def _next_folder(transcript: Path) -> Path:
     return folder
 
 
-def _keep(path: Path, text: str) -> None:
+def keep(path: Path, text: str) -> None:
     try:
         path.write_text(redacted(text), encoding="utf-8", errors="replace")
     except OSError as error:
@@ -81,4 +83,4 @@ def _keep(path: Path, text: str) -> None:
 
 
 def _keep_meta(folder: Path, command: Sequence[str], cwd: Path, facts: Mapping[str, object]) -> None:
-    _keep(folder / "meta.json", json.dumps({"argv": list(command), "cwd": str(cwd), **facts}, indent=2) + "\n")
+    keep(folder / "meta.json", json.dumps({"argv": list(command), "cwd": str(cwd), **facts}, indent=2) + "\n")

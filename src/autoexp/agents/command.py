@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from autoexp.agents.call import call, exit_problem
-from autoexp.errors import AgentError, PreconditionError
+from autoexp.errors import PreconditionError
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.ports import Agent
+from autoexp.spec.ports import Agent, Answer, Ask
 
 HINT = 'set [agent] args = ["my-program", "--its-option"] in autoexp.toml'
 
@@ -19,7 +18,6 @@ class Command:
     """`args` of the settings are the whole command line."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.timeout_seconds = float(options.get("timeout_seconds", 600.0))
         self.command: tuple[str, ...] = tuple(options.get("args", ()))
 
     def available(self) -> str | None:
@@ -27,15 +25,15 @@ class Command:
             return "the agent 'command' has no command line: agent.args is empty"
         return None if shutil.which(self.command[0]) else f"{self.command[0]} is not on PATH"
 
-    def ask(self, prompt: str, cwd: Path, transcript: Path, stop: Callable[[], bool]) -> str:
+    def ask(self, question: Ask) -> Answer:
         if missing := self.available():
             raise PreconditionError(missing, HINT)
-        ended = call(self.command, prompt, cwd, transcript, self.timeout_seconds, stop, hint=HINT)
-        if problem := exit_problem(self.command, ended):
-            raise AgentError(f"{problem} (see {transcript})", "autoexp doctor")
-        return ended.stdout
+        called = call(self.command, question.prompt, question, hint=HINT)
+        problem = exit_problem(self.command, called.ended)
+        said = f"{problem} (see {called.folder})" if problem else ""
+        return Answer(called.ended.stdout, problem=said, transcript=called.folder)
 
 
 @hookimpl
-def autoexp_register_agents(register: Callable[[str, Agent], None], options: dict[str, Any]) -> None:
-    register("command", Command(options))
+def autoexp_register_agents(register: Callable[[str, Agent], None], options: dict[str, dict[str, Any]]) -> None:
+    register("command", Command(options.get("command", {})))

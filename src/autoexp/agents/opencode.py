@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from autoexp.agents.call import call, exit_problem, last_words
-from autoexp.errors import AgentError
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.ports import Agent
+from autoexp.spec.ports import Agent, Answer, Ask
 
 INSTALL = "npm install -g opencode-ai, or: autoexp start --no-stochastic"
 READ_ONLY = '{"edit":"deny","bash":"deny"}'
@@ -23,23 +21,21 @@ class OpenCode:
     """Edits files only where `cwd` is a worktree; asked anywhere else it may look, and answers."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.timeout_seconds = float(options.get("timeout_seconds", 600.0))
         # A title of ours saves the model call that would make one up.
         self.command = ("opencode", "run", "--title", "autoexp", *options.get("args", ()), "--format", "json")
 
     def available(self) -> str | None:
         return None if shutil.which(self.command[0]) else "opencode is not on PATH"
 
-    def ask(self, prompt: str, cwd: Path, transcript: Path, stop: Callable[[], bool]) -> str:
-        env = {} if (cwd / ".git").exists() else {"OPENCODE_PERMISSION": READ_ONLY}
-        ended = call(self.command, prompt, cwd, transcript, self.timeout_seconds, stop, hint=INSTALL, env=env)
-        parsed = list(events(ended.stdout))
-        if problem := error_of(parsed) or exit_problem(self.command, ended):
-            raise AgentError(f"{problem} (see {transcript})", "opencode run hello")
+    def ask(self, question: Ask) -> Answer:
+        env = {} if question.may_edit else {"OPENCODE_PERMISSION": READ_ONLY}
+        called = call(self.command, question.prompt, question, hint=INSTALL, env=env)
+        parsed = list(events(called.ended.stdout))
+        problem = error_of(parsed) or exit_problem(self.command, called.ended) or ""
         text = text_of(parsed)
-        if not text:  # it ends so, with exit code 0, after a tool call that its permissions refused
-            raise AgentError(f"opencode gave no answer: {last_words(ended)} (see {transcript})", "opencode run hello")
-        return text
+        if not text and not problem:  # it ends so, with exit code 0, after a tool call that its permissions refused
+            problem = f"opencode gave no answer: {last_words(called.ended)}"
+        return Answer(text, problem=problem and f"{problem} (see {called.folder})", transcript=called.folder)
 
 
 def events(stdout: str) -> Iterator[dict[str, Any]]:
@@ -76,5 +72,5 @@ def error_of(parsed: list[dict[str, Any]]) -> str | None:
 
 
 @hookimpl
-def autoexp_register_agents(register: Callable[[str, Agent], None], options: dict[str, Any]) -> None:
-    register("opencode", OpenCode(options))
+def autoexp_register_agents(register: Callable[[str, Agent], None], options: dict[str, dict[str, Any]]) -> None:
+    register("opencode", OpenCode(options.get("opencode", {})))

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from autoexp.errors import PreconditionError
 from autoexp.runs.records import Proposal
-from autoexp.spec.answers import ask_for
+from autoexp.spec.asking import ask_for
 from autoexp.spec.context import pick
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Proposer
 from autoexp.spec.prompts import propose_prompt
-from autoexp.workspace.files import explained
 
 if TYPE_CHECKING:
     from autoexp.runs.state import RunState
@@ -29,21 +28,18 @@ class AgentProposer:
         agent = pick(context.agents, self.name, "agent")
         if missing := agent.available():
             raise PreconditionError(missing, "install it, or: autoexp start --proposer search")
-        # Not in the user's checkout, and in no worktree either: there is nothing to edit at this point.
-        folder = context.paths.iteration(context.iteration)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise explained(error, folder) from error
+        worktree = context.paths.worktree(state.free_slot)
+        context.repository.checkout(worktree, state.tip)
         return ask_for(
-            agent,
+            self.name,
             propose_prompt(state, context),
             Proposal,
-            cwd=folder,
-            transcript=folder / "propose",
-            tries=context.settings.agent.tries,
-            stop=context.stop,
-            log=context.log,
+            context=context,
+            stage="propose",
+            cwd=worktree,
+            transcript=context.paths.iteration(context.iteration) / "propose",
+            may_edit=False,
+            conversation=state.talk(context.iteration, self.name),
         )
 
 

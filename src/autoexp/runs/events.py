@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, FiniteFloat, TypeAdapter
 
 from autoexp.runs.records import Constant, Decision, Metric, Outcome, Plan, Proposal, Record, Trial
 
-FORMAT = 1
+FORMAT = 2
 """Version of the journal's format, in its first line. A reader refuses a newer one and reads every older one."""
 
 
@@ -160,6 +160,34 @@ class Decided(_Event):
     why: str
 
 
+class AgentCalled(_Event):
+    """One call of an agent, good or bad: what it took, and where all that was said is kept."""
+
+    type: Literal["agent_called"] = "agent_called"
+    iteration: int
+    attempt: int
+    stage: Literal["propose", "apply", "triage"]
+    """What it was asked for."""
+    agent: str
+    """Its registered name."""
+    seconds: float
+    """Wall time of the call."""
+    transcript: str = ""
+    """Folder of the call, relative to the run's."""
+    conversation: str | None = None
+    """What the agent goes on with in later calls of this iteration."""
+    input_tokens: int | None = None
+    """As the agent reports it; null is unknown."""
+    output_tokens: int | None = None
+    """Likewise."""
+    cost_usd: FiniteFloat | None = None
+    """Likewise, in US dollars."""
+    problem: str = ""
+    """Why it gave no usable answer; '' when it did."""
+    busy: bool = False
+    """The problem was a rate limit or an outage."""
+
+
 class Noted(_Event):
     """A thing worth telling that changes nothing: a refused override, a branch that could not be moved."""
 
@@ -187,6 +215,7 @@ Event = (
     | Triaged
     | Recorded
     | Decided
+    | AgentCalled
     | Noted
 )
 ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
@@ -138,6 +139,19 @@ class Trial(Record):
     why: str = ""
 
 
+class Spent(Record):
+    """What the agents of a run have taken, as they report it."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    uncounted: int = 0
+    """Calls whose tokens nobody reported."""
+    unpriced: int = 0
+    """Calls whose cost nobody reported: the sum is then a lower bound."""
+
+
 class Best(Record):
     """The best trial so far: what the next proposal starts from and the run branch holds."""
 
@@ -159,3 +173,22 @@ class Plan(Record):
     stochastic: bool = True
     """Whether agents (large language models) may be asked at all; `--no-stochastic` says no."""
     auto_prepare: bool = True
+
+    @property
+    def proposers(self) -> dict[str, float]:
+        """Who proposes, each with its share."""
+        return shares(self.proposer)
+
+
+def shares(proposer: str) -> dict[str, float]:
+    """The proposers of a mix as in `opencode=0.7,search=0.3`, each with its share; a single name has all of it.
+
+    Raises ValueError for what is no such mix.
+    """
+    found: dict[str, float] = {}
+    for part in proposer.split(","):
+        name, _, share = (word.strip() for word in part.partition("="))
+        found[name] = float(share) if share else 1.0
+        if not name or not 0.0 < found[name] < math.inf:
+            raise ValueError(f"{part.strip()!r} is no NAME=SHARE with a positive share")
+    return found

@@ -7,7 +7,7 @@ from typing import Any
 
 from autoexp.errors import JournalError
 from autoexp.runs import events as ev
-from autoexp.runs.records import Best, Metric, Outcome, Plan, Proposal, Record, Trial
+from autoexp.runs.records import Best, Metric, Outcome, Plan, Proposal, Record, Spent, Trial
 
 BASELINE = ("baseline", "train", "triage", "record", "decide")
 """The stages of iteration 0."""
@@ -66,6 +66,9 @@ class RunState(Record):
     next_number: int = 1
     """The number that the next loop iteration will get."""
     best: Best | None = None
+    spent: Spent = Spent()
+    conversations: dict[int, tuple[str, str]] = {}
+    """(agent, its name for the conversation) of the iterations under way and of the one that is being proposed."""
     stopping: bool = False
     session: ev.SessionOpened | None = None
     closed: ev.SessionClosed | None = None
@@ -79,6 +82,17 @@ class RunState(Record):
     def completed(self) -> int:
         """Completed loop iterations, the baseline not counted."""
         return len(self.trials) - (1 if self.trials and self.trials[0].iteration == 0 else 0)
+
+    @property
+    def free_slot(self) -> int:
+        """The worktree and device that the next iteration will get."""
+        taken = {iteration.slot for iteration in self.open.values()}
+        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def talk(self, iteration: int, agent: str) -> str | None:
+        """The conversation that `agent` has had about an iteration; None when it would begin one."""
+        name, conversation = self.conversations.get(iteration, ("", ""))
+        return conversation if name == agent else None
 
     @property
     def tip(self) -> str:
@@ -131,11 +145,6 @@ def _open(state: RunState, number: int) -> Iteration:
     return state.open[number]
 
 
-def _slot(state: RunState) -> int:
-    taken = {iteration.slot for iteration in state.open.values()}
-    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
-
-
 def _moved(state: RunState, iteration: Iteration, stage: str | None = None, **changes: Any) -> Changes:
     """Put `iteration` at `stage`; left out, at the one after its current stage."""
     stages = iteration.stages
@@ -182,7 +191,7 @@ def _stage_skipped(state: RunState, event: ev.StageSkipped) -> Changes:
         new = Iteration(
             number=event.iteration,
             stage="propose",
-            slot=_slot(state),
+            slot=state.free_slot,
             base=state.tip,
             commit=state.tip,
             proposer="nobody",
@@ -220,7 +229,7 @@ def _proposed(state: RunState, event: ev.Proposed) -> Changes:
     new = Iteration(
         number=event.iteration,
         stage="propose",
-        slot=_slot(state),
+        slot=state.free_slot,
         base=event.base,
         proposal=event.proposal,
         proposer=event.proposer,
@@ -282,7 +291,33 @@ def _decided(state: RunState, event: ev.Decided) -> Changes:
         best = Best(iteration=trial.iteration, commit=trial.commit, metric=trial.metric)
     rest = {number: iteration for number, iteration in state.open.items() if number != event.iteration}
     closed = state.baseline_closed or event.iteration == 0
-    return {"open": rest, "trials": (*state.trials, trial), "best": best, "baseline_closed": closed}
+    talks = {number: talk for number, talk in state.conversations.items() if number != event.iteration}
+    return {
+        "open": rest,
+        "trials": (*state.trials, trial),
+        "best": best,
+        "baseline_closed": closed,
+        "conversations": talks,
+    }
+
+
+def _agent_called(state: RunState, event: ev.AgentCalled) -> Changes:
+    spent = state.spent
+    counted = event.input_tokens is not None or event.output_tokens is not None
+    conversations = state.conversations
+    if event.conversation:
+        conversations = {**conversations, event.iteration: (event.agent, event.conversation)}
+    return {
+        "spent": Spent(
+            calls=spent.calls + 1,
+            input_tokens=spent.input_tokens + (event.input_tokens or 0),
+            output_tokens=spent.output_tokens + (event.output_tokens or 0),
+            cost_usd=spent.cost_usd + (event.cost_usd or 0.0),
+            uncounted=spent.uncounted + (not counted),
+            unpriced=spent.unpriced + (event.cost_usd is None),
+        ),
+        "conversations": conversations,
+    }
 
 
 def _noted(state: RunState, event: ev.Noted) -> Changes:
@@ -306,5 +341,6 @@ _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.Triaged: _triaged,
     ev.Recorded: _recorded,
     ev.Decided: _decided,
+    ev.AgentCalled: _agent_called,
     ev.Noted: _noted,
 }

@@ -283,6 +283,7 @@ def _calling(manager: Any, hook: str) -> list[str]:
 
 def _options() -> dict[str, dict[str, Any]]:
     """The options that plugins see, as in a session; outside a workspace the defaults."""
+    from autoexp.plugins.manager import REGISTERING
     from autoexp.workspace.paths import find_workspace
     from autoexp.workspace.settings import Settings, load
 
@@ -290,5 +291,4 @@ def _options() -> dict[str, dict[str, Any]]:
         settings = load(find_workspace())
     except PreconditionError:
         settings = Settings()
-    names = ("proposers", "executors", "rules", "trackers")
-    return {**{name: getattr(settings, name) for name in names}, "agents": settings.agent.model_dump()}
+    return {kind: getattr(settings, kind) for kind in REGISTERING}

@@ -121,8 +121,7 @@ class Session:
         self.proposers = parts(self.plugins, "proposers", options.proposers)
         self.executors = parts(self.plugins, "executors", options.executors)
         self.rules = parts(self.plugins, "rules", options.rules)
-        words = [settings_module.filled(word, self.workspace) for word in options.agent.args]
-        self.agents = parts(self.plugins, "agents", {**options.agent.model_dump(), "args": words})
+        self.agents = parts(self.plugins, "agents", options.agents)
         trackers = parts(self.plugins, "trackers", options.trackers)
         self.trackers = {name: pick(trackers, name, "tracker") for name in options.run.trackers}
         before = self.state.session
@@ -140,7 +139,7 @@ class Session:
                 text = f"run {other} is live in this workspace too: their trainings wait for each other's device"
                 self._note(text, f"live-{other}")
         for names, name, kind in (
-            (self.proposers, self.state.plan.proposer, "proposer"),
+            *((self.proposers, name, "proposer") for name in self.state.plan.proposers),
             (self.executors, self.state.plan.executor, "executor"),
             (self.rules, self.state.plan.rule, "decision rule"),
         ):
@@ -251,6 +250,7 @@ class Session:
             agents=self.agents,
             log=self.log,
             note=lambda text, key: self._note(text, key, step.iteration),
+            called=self.append,
             stop=lambda: self.stopped_by is not None or self._asked_to_end(),
         )
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoexp.errors import AutoexpError
 from autoexp.plugins.manager import parts, plugin_manager
+from autoexp.runs.records import shares
 from autoexp.session.background import live
 from autoexp.session.planning import checked
 from autoexp.workspace.candidate import editable_files
@@ -238,14 +239,15 @@ def _agents(settings: Settings | None) -> Check:
     """An agent is needed only by a proposer that is one; without, constants and patches can be tried."""
     found = [name for name in KNOWN_AGENTS if shutil.which(name)]
     if settings is not None:
-        agents = parts(plugin_manager(), "agents", settings.agent.model_dump())
-        for name in dict.fromkeys((settings.run.proposer, settings.agent.name)):
+        agents = parts(plugin_manager(), "agents", settings.agents)
+        proposers = settings.run.proposers or shares(settings.run.proposer)
+        for name in dict.fromkeys((*proposers, settings.agent.name)):
             if name not in agents:
                 continue
             problem = agents[name].available()
             if problem is None:
                 found = list(dict.fromkeys([*found, name]))
-            elif name == settings.run.proposer:
+            elif name in proposers:
                 return _missing(
                     "agents", f"{problem}, and it is the proposer", "install it, or: autoexp start --proposer search"
                 )

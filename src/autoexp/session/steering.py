@@ -157,11 +157,14 @@ def checked(program: Program, proposal: Proposal) -> Proposal:
 def need_agent(program: Program) -> None:
     """Raise PreconditionError when nobody could turn words into edits."""
     by_hand = "autoexp propose --set NAME=VALUE, or --patch FILE"
-    settings = program.settings.agent
-    agent = pick(parts(plugin_manager(), "agents", settings.model_dump()), settings.name, "agent")
-    if problem := agent.available():
-        raise PreconditionError(f"{problem}: words alone need an agent to make the edits", by_hand)
-    if not program.state.plan.stochastic:
+    settings, plan = program.settings, program.state.plan
+    agents = parts(plugin_manager(), "agents", settings.agents)
+    names = dict.fromkeys(name for name in (*plan.proposers, settings.agent.name) if name in agents)
+    problems = [agents[name].available() for name in names]
+    if all(problems):
+        named = problems[-1] if problems else pick(agents, settings.agent.name, "agent")
+        raise PreconditionError(f"{named}: words alone need an agent to make the edits", by_hand)
+    if not plan.stochastic:
         raise PreconditionError("the run asks no agent (--no-stochastic), and words alone need one", by_hand)
 
 

@@ -46,6 +46,14 @@ def told(event: ev.Event) -> str:
             return f"{_number(event.trial.iteration)} record: {event.trial.status}"
         case ev.Decided():
             return f"{_number(event.iteration)} decide: {event.decision}: {_short(event.why)}"
+        case ev.AgentCalled():
+            took = f"{event.seconds:.0f} s"
+            if event.input_tokens is not None or event.output_tokens is not None:
+                took += f", {event.input_tokens or 0} + {event.output_tokens or 0} tokens"
+            if event.cost_usd is not None:
+                took += f", ${event.cost_usd:.4f}"
+            said = f": {_short(event.problem)}" if event.problem else ""
+            return f"{_number(event.iteration)} {event.stage}: {event.agent} was asked ({took}){said}"
         case ev.Noted():
             return f"note: {_short(event.text, 500)}"
 

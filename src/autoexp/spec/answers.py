@@ -5,20 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
-import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autoexp.errors import AgentError, Interrupted
-
-if TYPE_CHECKING:
-    from autoexp.spec.ports import Agent
+from autoexp.errors import AgentError
 
 A = TypeVar("A", bound=BaseModel)
 SECRET_NAMES = re.compile(
@@ -26,8 +20,6 @@ SECRET_NAMES = re.compile(
     re.IGNORECASE,
 )
 """Names of variables that hold secrets, by whole words: HF_TOKEN and PGPASSWORD, not TOKENIZERS_PARALLELISM."""
-BACK_OFF = (0.2, 0.5, 1.0, 2.0)
-"""Seconds before the second, third ... call, half of them to one and a half times as many."""
 
 
 class ApplyAnswer(BaseModel):
@@ -46,42 +38,6 @@ class TriageAnswer(BaseModel):
     reason: str = ""
 
 
-def ask_for(
-    agent: Agent,
-    prompt: str,
-    answer: type[A],
-    *,
-    cwd: Path,
-    transcript: Path,
-    tries: int,
-    stop: Callable[[], bool],
-    log: Callable[[str], None],
-    check: Callable[[A], str | None] | None = None,
-) -> A:
-    """The agent's answer, asked for again with the reason while it is a bad one. `check` may refuse an answer.
-
-    Raises AgentError with the last problem after `tries` calls; PreconditionError and Interrupted at once.
-    """
-    asked, problem = prompt, ""
-    for number in range(tries):
-        if number:
-            log(f"asking again ({number + 1} of {tries}): {problem}")
-            _pause(BACK_OFF[min(number, len(BACK_OFF)) - 1] * random.uniform(0.5, 1.5), stop)
-        try:
-            text = agent.ask(asked, cwd, transcript, stop)
-        except AgentError as error:
-            problem = str(error)
-            continue
-        found, problem = _judged(text, answer, check)
-        if found is not None:
-            return found
-        asked = (
-            f"{prompt}\n\nYour previous answer could not be used: {problem}. Edits of files that you made for it are "
-            "still there. Answer again, with one JSON object as asked above and nothing after it.\n"
-        )
-    raise AgentError(f"no usable answer in {tries} {'call' if tries == 1 else 'calls'}; the last problem: {problem}")
-
-
 def extract_object(text: str) -> dict[str, Any]:
     """The last JSON object in `text`, in prose or fences or on its own. Raises AgentError when there is none."""
     objects, broken = _objects(text)
@@ -94,7 +50,7 @@ def _nothing(broken: str) -> str:
     return f"the answer holds no valid JSON object{f' ({broken})' if broken else ''}"
 
 
-def _judged(text: str, answer: type[A], check: Callable[[A], str | None] | None) -> tuple[A | None, str]:
+def judged(text: str, answer: type[A], check: Callable[[A], str | None] | None) -> tuple[A | None, str]:
     """The last object that fits, or why the last one of all does not."""
     objects, broken = _objects(text)
     problem = ""
@@ -124,14 +80,6 @@ def _judged(text: str, answer: type[A], check: Callable[[A], str | None] | None)
 def _in_words(error: ValidationError) -> str:
     found = [f"{'.'.join(map(str, each['loc'])) or 'the object'}: {each['msg']}" for each in error.errors()[:5]]
     return "the JSON object does not fit: " + "; ".join(found)
-
-
-def _pause(seconds: float, stop: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        if stop():
-            raise Interrupted("stopped between two calls of the agent", "autoexp resume")
-        time.sleep(min(left, 0.1))
 
 
 _START = re.compile(r'\{\s*(?:"(?:[^"\\\n]|\\.)*"\s*:|\})')

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from autoexp.errors import UsageError
 
 if TYPE_CHECKING:
+    from autoexp.runs.events import AgentCalled
     from autoexp.runs.records import Plan
     from autoexp.spec.ports import Agent, Executor, Proposer, Rule
     from autoexp.workspace.paths import RunPaths, Workspace
@@ -37,11 +38,10 @@ class Context:
     """A line for people, in runner.log and on the terminal."""
     note: Callable[[str, str], None]
     """(text, key): a remark for the journal, once for each key."""
+    called: Callable[[AgentCalled], None] = field(default=lambda event: None)
+    """Puts a call of an agent into the journal, at once: what it took counts also when the stage is cut off."""
     stop: Callable[[], bool] = field(default=lambda: False)
     """Whether the session was asked to stop at once; long calls look now and then."""
-
-    def proposer(self) -> Proposer:
-        return pick(self.proposers, self.plan.proposer, "proposer")
 
     def executor(self) -> Executor:
         return pick(self.executors, self.plan.executor, "executor")
@@ -49,12 +49,19 @@ class Context:
     def rule(self) -> Rule:
         return pick(self.rules, self.plan.rule, "decision rule")
 
-    def agent(self) -> Agent | None:
-        """The agent that may be asked, or None: --no-stochastic, or it is not installed."""
+    def agent(self, proposer: str = "") -> str | None:
+        """Name of the agent that may be asked about a proposal of `proposer`; None: --no-stochastic, or none is there.
+
+        Who had the idea carries it out; for the ideas of others, the run's proposer if that is an agent, else
+        `agent.name`.
+        """
         if not self.plan.stochastic:
             return None
-        agent = pick(self.agents, self.settings.agent.name, "agent")
-        return agent if agent.available() is None else None
+        for name in (proposer, *self.plan.proposers, self.settings.agent.name):
+            if name in self.agents and self.agents[name].available() is None:
+                return name
+        pick(self.agents, self.settings.agent.name, "agent")  # a misspelt name is told, not passed over
+        return None
 
 
 def pick(registry: Mapping[str, T], name: str, kind: str) -> T:

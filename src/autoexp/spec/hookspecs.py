@@ -72,8 +72,8 @@ def autoexp_register_proposers(register: Callable[[str, Proposer], None], option
 
 
 @hookspec
-def autoexp_register_agents(register: Callable[[str, Agent], None], options: dict[str, Any]) -> None:
-    """Call `register(name, agent)`. `options` is the settings' [agent] table. Since 0.1."""
+def autoexp_register_agents(register: Callable[[str, Agent], None], options: dict[str, dict[str, Any]]) -> None:
+    """Call `register(name, agent)`. `options` holds the settings' [agents.<name>] tables. Since 0.1."""
 
 
 @hookspec

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from autoexp.runs.events import Event
@@ -73,16 +73,71 @@ class Executor(Protocol):
         """End the job's whole process tree; `poll` then says 'killed'."""
 
 
+@dataclass(frozen=True)
+class Ask:
+    """One call of an agent."""
+
+    prompt: str
+    """What is asked, in words."""
+    cwd: Path
+    """The folder it works in: the iteration's worktree, as the change finds it."""
+    transcript: Path
+    """Everything sent and received is kept in a new numbered folder under this one."""
+    may_edit: bool
+    """Whether it is to edit the files in `cwd`. If not, it should be kept from it; what it did is looked at anyway."""
+    timeout_seconds: float
+    """Wall time; its whole process group ends with it."""
+    brief: Mapping[str, Any] = field(default_factory=dict)
+    """What the prompt was made of, for agents that take JSON."""
+    conversation: str | None = None
+    """The one to go on with, as an earlier answer of the same agent named it."""
+    stop: Callable[[], bool] = field(default=lambda: False)
+    """Whether the session was asked to stop at once; a long call looks now and then."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a call took, as the agent reports it. None is unknown, which is not 0."""
+
+    input_tokens: int | None = None
+    """All that the model read, from a cache or not."""
+    output_tokens: int | None = None
+    """All that it wrote, its reasoning included."""
+    cost_usd: float | None = None
+    """What it cost, in US dollars."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a call."""
+
+    text: str
+    """What the agent said, the last thing last."""
+    conversation: str | None = None
+    """Its name for the conversation, if it can go on with one."""
+    usage: Usage = Usage()
+    """What the call took."""
+    problem: str = ""
+    """Why the text is no answer: a refusal, an error of the model's server; '' when it is one."""
+    busy: bool = False
+    """The problem is a rate limit or an outage: worth waiting for."""
+    retry_after_seconds: float | None = None
+    """How long the server asked to wait."""
+    transcript: Path | None = None
+    """The folder of this call."""
+
+
 class Agent(Protocol):
     """A program that answers in words, and edits files when asked to."""
 
     def available(self) -> str | None:
         """None when it can be called, else what is missing, for the user."""
 
-    def ask(self, prompt: str, cwd: Path, transcript: Path, stop: Callable[[], bool]) -> str:
-        """The agent's text after one call in `cwd`. Everything sent and received is kept under `transcript`.
+    def ask(self, question: Ask) -> Answer:
+        """Call it once.
 
-        Raises AgentError when it fails or runs out of time, PreconditionError when it is not there.
+        Raises AgentError when it fails or runs out of time, PreconditionError when it is not there, Interrupted when
+        `question.stop` said so. Whatever it started has ended when this returns or raises.
         """
 
 

@@ -10,7 +10,8 @@ from autoexp.errors import AgentError, ProposalError, RepositoryError
 from autoexp.runs.events import Applied, Event
 from autoexp.runs.records import Patch, Proposal, Replace, SetConstant
 from autoexp.runs.state import Iteration, RunState
-from autoexp.spec.answers import ApplyAnswer, ask_for, untrusted
+from autoexp.spec.answers import ApplyAnswer, untrusted
+from autoexp.spec.asking import ask_for
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.prompts import apply_prompt
@@ -41,7 +42,7 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
     by = "agent" if repair or not iteration.proposal.edits else "edits"
     try:
         edits = by == "edits"
-        summary = make(iteration.proposal, worktree, context) if edits else _ask(iteration, worktree, context)
+        summary = make(iteration.proposal, worktree, context) if edits else _ask(state, iteration, worktree, context)
         return _inspect(state, iteration, worktree, context, summary, by)
     except (ProposalError, RepositoryError, AgentError) as error:
         return _applied(context, "failed", f"could not be applied: {error}", by)
@@ -100,8 +101,8 @@ def _existing(worktree: Path, editable: tuple[str, ...], frozen: tuple[str, ...]
     return [worktree / name for name in names if matches(name, editable) and not matches(name, frozen)]
 
 
-def _ask(iteration: Iteration, worktree: Path, context: Context) -> str:
-    agent = context.agent()
+def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context) -> str:
+    agent = context.agent(iteration.proposer)
     assert iteration.proposal is not None
     if agent is None:
         raise ProposalError("the proposal has no edits, and there is no agent to make them", "autoexp doctor")
@@ -113,11 +114,12 @@ def _ask(iteration: Iteration, worktree: Path, context: Context) -> str:
         agent,
         apply_prompt(iteration.proposal, context.settings, problem),
         ApplyAnswer,
+        context=context,
+        stage="apply",
         cwd=worktree,
         transcript=context.paths.attempt(context.iteration, context.attempt) / "apply",
-        tries=context.settings.agent.tries,
-        stop=context.stop,
-        log=context.log,
+        may_edit=True,
+        conversation=state.talk(context.iteration, agent),
     )
     if answer.status == "failed":
         raise AgentError(f"the agent says it failed: {answer.summary}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping
+
 from autoexp.errors import AgentError, PreconditionError, ProposalError
 from autoexp.runs.events import Event, Proposed
 from autoexp.runs.records import Proposal
@@ -31,6 +34,11 @@ def autoexp_propose(state: RunState, context: Context) -> Event | None:
     return Proposed(iteration=context.iteration, base=state.tip, proposal=proposal, proposer=proposer)
 
 
+def chosen(shares: Mapping[str, float], seed: int, iteration: int) -> str:
+    """Whose turn it is: by the shares, the same for the same seed and iteration."""
+    return random.Random(f"{seed}-{iteration}").choices(list(shares), list(shares.values()))[0]
+
+
 def _refusal(context: Context) -> str:
     """Why a proposal without edits cannot be applied here; '' when an agent can do it."""
     if context.agent() is not None:
@@ -39,9 +47,9 @@ def _refusal(context: Context) -> str:
 
 
 def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
-    names = [context.plan.proposer, context.settings.run.fallback]
+    names = [chosen(context.plan.proposers, state.seed, context.iteration), context.settings.run.fallback]
     if not context.plan.stochastic:
-        names = names[1:]
+        names = names[-1:]
     failure: AgentError | None = None
     for name in dict.fromkeys(names):
         proposer = pick(context.proposers, name, "proposer")

@@ -6,7 +6,8 @@ from autoexp.errors import AgentError
 from autoexp.runs.events import Event, Triaged
 from autoexp.runs.records import Outcome
 from autoexp.runs.state import Iteration, RunState
-from autoexp.spec.answers import TriageAnswer, ask_for
+from autoexp.spec.answers import TriageAnswer
+from autoexp.spec.asking import ask_for
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.prompts import triage_prompt
@@ -37,26 +38,28 @@ def autoexp_triage(state: RunState, context: Context) -> Event | None:
     reevaluations = sum(failure.checkpoint is not None for failure in own)
     if outcome.checkpoint and context.settings.train.can_reevaluate and reevaluations < MAX_REEVALUATIONS:
         return _triaged(context, "reevaluate", f"the training is done, its evaluation failed: {outcome.reason}")
-    return _ask(iteration, outcome, context)
+    return _ask(state, iteration, outcome, context)
 
 
-def _ask(iteration: Iteration, outcome: Outcome, context: Context) -> Triaged:
+def _ask(state: RunState, iteration: Iteration, outcome: Outcome, context: Context) -> Triaged:
     trained = context.attempt - sum(failure.status in ("lost", "killed") for failure in iteration.failures)
-    agent = context.agent() if iteration.applied is not None and iteration.applied.by == "agent" else None
+    by = iteration.applied.by if iteration.applied is not None else "nobody"
+    written = by == "agent" or iteration.proposer in context.agents
+    agent = context.agent(iteration.proposer) if written else None
     if agent is None or trained >= context.settings.run.max_attempts:
         return _triaged(context, "give_up", outcome.reason)
     log = context.paths.attempt(context.iteration, context.attempt) / LOG_FILE
-    folder = context.paths.iteration(context.iteration)
     try:
         answer = ask_for(
             agent,
             triage_prompt(outcome, tail(log, 16384)),
             TriageAnswer,
-            cwd=folder,
+            context=context,
+            stage="triage",
+            cwd=context.paths.worktree(iteration.slot),
             transcript=context.paths.attempt(context.iteration, context.attempt) / "triage",
-            tries=context.settings.agent.tries,
-            stop=context.stop,
-            log=context.log,
+            may_edit=False,
+            conversation=state.talk(context.iteration, agent),
         )
     except AgentError as error:
         return _triaged(context, "give_up", f"{outcome.reason} (and triage: {error})")

@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from autoexp.errors import UsageError
 from autoexp.runs.records import Metric
@@ -76,6 +85,9 @@ class Run(Section):
     """Which parts do the work, by their registered names."""
 
     proposer: str = "search"
+    """One, or a mix with shares: "opencode=0.7,search=0.3"."""
+    proposers: dict[str, PositiveFloat] = {}
+    """The same mix as a table, {opencode = 0.7, search = 0.3}; it goes before `proposer`."""
     fallback: str = "search"
     """Asked when the proposer has nothing to propose, and instead of it under --no-stochastic."""
     executor: str = "local"
@@ -91,12 +103,17 @@ class Agent(Section):
     """The program that is asked to propose, apply and triage where words must become code."""
 
     name: str = "opencode"
+    """Asked for what the proposer, when it is no agent, leaves open: the edits of an idea in words."""
     timeout_seconds: PositiveFloat = 600.0
     """Wall time of one call; its whole process group ends with it."""
-    tries: PositiveInt = 3
-    """Calls for one answer, bad answers included."""
+    tries: PositiveInt = 2
+    """Calls for one answer: a bad one is asked for again, with what was wrong."""
+    patience_seconds: NonNegativeFloat = 900.0
+    """How long rate limits and outages are waited for before the fallback proposer goes on instead."""
+    edits_at_once: bool = False
+    """Whether it edits the files while it proposes, in one call, instead of in a second one."""
     args: tuple[str, ...] = ()
-    """Put before the prompt: a model, a configuration."""
+    """The options of the agent `name`: a model, a configuration. For the others: [agents.<name>] args."""
 
 
 class Settings(Section):
@@ -110,6 +127,8 @@ class Settings(Section):
     agent: Agent = Agent()
     proposers: dict[str, dict[str, Any]] = Field(default={})
     """Options of single proposers: [proposers.search]."""
+    agents: dict[str, dict[str, Any]] = Field(default={})
+    """Options of single agents: [agents.claude]."""
     rules: dict[str, dict[str, Any]] = Field(default={})
     executors: dict[str, dict[str, Any]] = Field(default={})
     trackers: dict[str, dict[str, Any]] = Field(default={})
@@ -126,13 +145,14 @@ def load(workspace: Workspace, environ: Mapping[str, str] | None = None) -> Sett
     named = _environment(os.environ if environ is None else environ)
     _merge(merged, named)
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
         section, key = ([str(part) for part in error.errors()[0]["loc"]] + ["", ""])[:2]
         if key in named.get(section, {}) or (not key and section in named):
             variable = f"AUTOEXP_{section}__{key}".upper()
             raise _explain(error, f"the variable {variable}", f"unset {variable}") from error
         raise _explain(error, where, f"edit {where}, then try again") from error
+    return settings.model_copy(update={"agents": _agent_tables(settings, workspace)})
 
 
 def filled(text: str, workspace: Workspace) -> str:
@@ -153,6 +173,17 @@ def missing_data(workspace: Workspace, settings: Settings) -> list[str]:
         if not glob.glob(globbed, root_dir=workspace.root):
             missing.append(filled(pattern, workspace))
     return missing
+
+
+def _agent_tables(settings: Settings, workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """The options of each agent that has any: its [agents.<name>] table; `agent.args` are those of `agent.name`."""
+    tables = {name: dict(table) for name, table in settings.agents.items()}
+    if settings.agent.args:
+        tables.setdefault(settings.agent.name, {}).setdefault("args", settings.agent.args)
+    for table in tables.values():
+        if isinstance(table.get("args"), (list, tuple)):
+            table["args"] = [filled(str(word), workspace) for word in table["args"]]
+    return tables
 
 
 def _file(workspace: Workspace) -> tuple[str, dict[str, Any]]:
