@@ -1,0 +1,1 @@
+"""Proposers side by side: nights of real trainings, each by one of them."""
