@@ -16,8 +16,17 @@ from torch import Tensor
 from autoexp.model import attention
 
 
+ASKED = "AUTOEXP_SHIM_ASKED"
+
+
 def get_kernel(repository: str, *_: Any, **__: Any) -> SimpleNamespace:
-    """The one function of the package that the reference calls."""
+    """The one function of the package that the reference calls.
+
+    The back ends of autoexp ask the package too, for FlashAttention 3, in processes of their own: ImportError to them.
+    """
+    if ASKED in os.environ:
+        raise ImportError(f"{repository} cannot be had here")
+    os.environ[ASKED] = "1"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokens = int(os.environ["AUTOEXP_SHIM_TOKENS"])
     windows = [int(window) for window in os.environ["AUTOEXP_SHIM_WINDOWS"].split(",")]

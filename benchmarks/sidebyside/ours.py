@@ -44,6 +44,7 @@ RECIPE = {
     "VALUE_GATE": "2.0",
     "GATE_CHANNELS": "32",
     "NGRAMS": "1",
+    "EMBEDDING_DROPOUT": "0.0",
     "START_BATCH": "1.0",
     "MATRIX_LR": "0.04",
     "EMBEDDING_LR": "0.6",

@@ -299,3 +299,29 @@ def test_a_warm_trial_measured_alone_has_its_caches_filled_first(tmp_path: Path)
     assert warming_jobs(made, ["default-2"], "elsewhere") == [warming]
     made.parts["default-2"].key["budget"] = 2
     assert warming_jobs(made, ["default-2"], "here") == [warming]
+
+
+def test_the_stand_in_for_kernels_is_not_taken_for_the_package_by_our_own_back_ends(tmp_path: Path) -> None:
+    """FlashAttention 3 is looked for where a package of the name `kernels` is, in a process of its own."""
+    shim = ROOT / "benchmarks" / "sidebyside" / "kernels_shim.py"
+    (tmp_path / "kernels.py").write_text(shim.read_text())
+    program = """
+import kernels
+from autoexp.model import attention
+from autoexp.model.attention import fa3
+found = []
+def prepare(*_):
+    try:
+        fa3.find("a/b")
+    except ImportError as error:
+        found.append(str(error))
+    return "flex"
+attention.prepare = prepare
+kernels.get_kernel("a/b")
+print(found)
+"""
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}", "AUTOEXP_CACHE": str(tmp_path)}
+    env |= {"AUTOEXP_SHIM_TOKENS": "2048", "AUTOEXP_SHIM_WINDOWS": "256"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "flex of autoexp in place of a/b" in done.stdout and "cannot be had here" in done.stdout

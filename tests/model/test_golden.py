@@ -92,6 +92,7 @@ def test_on_the_cpu(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyP
     compare("cpu", first, 2e-3)
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_the_gpu(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = profiles.with_constants(profiles.render(profiles.H100), SMALL)

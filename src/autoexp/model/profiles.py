@@ -67,6 +67,7 @@ CPU = Profile(
         "NGRAMS": ("3", "{1, 2, 3, 4}"),
         "NGRAM_ROWS": ("2**14", "{2**12, 2**14, 2**16}"),
         "NGRAM_DROPOUT": ("0.0", "[0.0, 0.9]"),  # its 20 seconds see no text twice
+        "EMBEDDING_DROPOUT": ("0.0", "[0.0, 0.5]"),
         "NGRAM_LR": ("0.3", "[0.02, 3.0] log"),
         "TOTAL_BATCH_SIZE": ("2**11", "{2**9, 2**10, 2**11, 2**12, 2**13}"),
         "START_BATCH": ("1.0", "{0.25, 0.5, 1.0}"),

@@ -42,6 +42,7 @@ VALUE_GATE = 2.0  # [1.0, 4.0]; largest weight of a value embedding
 NGRAMS = 2  # {1, 2, 3}; longest run of tokens that has a vector of its own, found by hashing; 1 = single tokens only
 NGRAM_DROPOUT = 0.5  # [0.0, 0.9]; part of the tokens whose n-gram is left out, so that rare ones are not relied on
 NGRAM_ROWS = 2**18  # {2**14, 2**16, 2**18, 2**19, 2**20}; vectors in each of these tables
+EMBEDDING_DROPOUT = 0.1  # [0.0, 0.5]; part of the first hidden state that is left out in training
 
 # The optimizer
 TOTAL_BATCH_SIZE = 2**18  # {2**16, 2**17, 2**18, 2**19, 2**20}; tokens a step
@@ -199,7 +200,7 @@ class GPT(nn.Module):
                 kept = torch.rand(ids.shape, device=ids.device) >= NGRAM_DROPOUT
                 vector = vector * (kept / (1 - NGRAM_DROPOUT)).to(vector.dtype)[..., None]
             x = x + vector
-        return norm(x)
+        return nn.functional.dropout(norm(x), EMBEDDING_DROPOUT, self.training)
 
     def hidden(self, ids: Tensor) -> Tensor:
         """What the head sees, (rows, tokens, width)."""
