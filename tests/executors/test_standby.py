@@ -102,6 +102,13 @@ def child_of(keeper: int) -> psutil.Process:
     )
 
 
+def settled(child: psutil.Process) -> bool:
+    """Whether it has imported, and waits."""
+    before = child.cpu_times()[:2]
+    time.sleep(0.3)
+    return bool(child.memory_info().rss > 100 << 20 and child.cpu_times()[:2] == before)
+
+
 def alike(fields: dict[str, Any]) -> tuple[Any, ...]:
     return fields["status"], fields["code"], fields["reason"], fields["log"]
 
@@ -214,10 +221,19 @@ def test_it_can_be_killed_and_so_can_its_children(lab: Lab) -> None:
 
 
 def test_the_deadline_counts_from_the_handover(lab: Lab) -> None:
-    lab.stand_by()
-    ending = lab.run(lab.job(SLEEPS, timeout_seconds=1.5))
-    assert (ending["status"], ending["reason"]) == ("timeout", "timed out after 1.5 s")
-    assert "stood_by_seconds" in ending
+    child = child_of(lab.stand_by().process.pid)
+    until(lambda: settled(child), "the end of its imports")
+    ending = lab.run(lab.job(SLEEPS, timeout_seconds=3))
+    assert (ending["status"], ending["reason"]) == ("timeout", "timed out after 3 s")
+    assert ending["wall_seconds"] >= 3 and "stood_by_seconds" in ending
+
+
+def test_one_that_hangs_does_not_outlive_the_deadline(lab: Lab) -> None:
+    child = child_of(lab.stand_by().process.pid)
+    child.suspend()
+    ending = lab.run(lab.job(SLEEPS, timeout_seconds=1))
+    assert (ending["status"], "stood_by_seconds" in ending) == ("timeout", False)
+    assert gone(child.pid)
 
 
 def test_a_keeper_that_does_not_answer_is_found_by_its_key(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ class Waiting:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,
             start_new_session=True,
             preexec_fn=preexec_fn,
         )
@@ -45,13 +46,13 @@ class Waiting:
     ) -> bool:
         """Make it the trainer of a job. False when it cannot be: then it has ended, and nothing of the job has run."""
         job = {"argv": list(command), "cwd": cwd, "env": by_job(env), "log": str(log), "since": time.monotonic()}
+        line = json.dumps(job).encode() + b"\n"
         assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(job).encode() + b"\n")
+        with suppress(OSError):  # it is gone
+            os.set_blocking(self.process.stdin.fileno(), False)  # it may be busy importing, and the pipe small
+            self.taken = self.process.stdin.write(line) == len(line) and self._answers(cancelled)
+        with suppress(OSError):
             self.process.stdin.close()
-            self.taken = self._answers(cancelled)
-        except OSError:  # it is gone
-            pass
         if not self.taken:
             self.end()
         return self.taken

@@ -109,7 +109,7 @@ def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) ->
     deadline = started + timeout
     try:
         log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        child = _trainer(job, folder, log, waiting)
+        child = _trainer(job, folder, log, waiting, deadline)
     except (OSError, ValueError) as error:  # a word of the command may hold what no program can be given
         command = job["command"]
         assert isinstance(command, list)
@@ -146,14 +146,20 @@ def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) ->
     return ending
 
 
-def _trainer(job: dict[str, object], folder: Path, log: int, waiting: Waiting | None) -> subprocess.Popen[bytes]:
-    """The job's process: the one that stands by, if it takes the job, else a new one.
+def _trainer(
+    job: dict[str, object], folder: Path, log: int, waiting: Waiting | None, deadline: float
+) -> subprocess.Popen[bytes]:
+    """The job's process: the one that stands by, if it takes the job before it is to end, else a new one.
 
     Raises OSError or ValueError when that cannot be started.
     """
     command, cwd, env = job["command"], str(job["cwd"]), of_trainer(job, os.environ)
     assert isinstance(command, list)
-    if waiting is not None and waiting.take(command, cwd, env, folder / LOG_FILE, lambda: _asked(folder)):
+
+    def over() -> bool:
+        return _asked(folder) or time.monotonic() >= deadline
+
+    if waiting is not None and waiting.take(command, cwd, env, folder / LOG_FILE, over):
         return waiting.process
     return subprocess.Popen(
         command,
