@@ -43,6 +43,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--gpus", default="0", help="ids of the GPUs to use, comma-separated")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--scaling", action="store_true", help="also the default train.py on one and on two GPUs")
+    parser.add_argument("--beyond", action="store_true", help="also through the executor, with one that stands by")
+    parser.add_argument("--beyond-budget", type=float, default=20, help="seconds of each training of --beyond")
     parser.add_argument("--profile-step", action="store_true", help="also where the time of a step goes")
     parser.add_argument("--cpu", action="store_true", help="the cpu profile: to try the benchmark, not the trainer")
     parser.add_argument("--fresh", action="store_true", help="measure again what earlier calls measured")
@@ -88,7 +90,9 @@ def measure(options: argparse.Namespace, progress: Progress) -> int:
     out = options.out.absolute()
     gpus = [""] if options.cpu else [gpu.strip() for gpu in options.gpus.split(",")]
     profile = CPU if options.cpu else H100
-    settings = Settings(out, profile, options.budget, options.seeds, options.cpu, options.scaling, options.profile_step)
+    beyond = options.beyond_budget if options.beyond else 0.0
+    asked = (options.budget, options.seeds, options.cpu, options.scaling, options.profile_step, beyond)
+    settings = Settings(out, profile, *asked)
     results = Results((options.results or out / "results").absolute(), machine(gpus))
     folder = options.shards or Path("~/.cache/autoresearch/data").expanduser()
     shards = ours.find_shards(folder)

@@ -17,6 +17,7 @@ from typing import Any
 from autoexp.model.console import Progress
 
 POLL_SECONDS = 0.05
+GRACE_SECONDS = 15.0
 
 
 class JobFailed(Exception):
@@ -163,7 +164,11 @@ def finish(run: Running) -> dict[str, Any]:
 
 
 def stop(run: Running) -> None:
-    """Kill a job and all that it started."""
+    """End a job and all that it started: it is asked first, since what it started may be out of reach from here."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.process.pid, signal.SIGTERM)
+    if run.reader is not None:
+        run.reader.join(timeout=GRACE_SECONDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(run.process.pid, signal.SIGKILL)
     if run.reader is not None:

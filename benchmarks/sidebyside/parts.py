@@ -6,6 +6,7 @@ reference-cold reference-warm     master, with empty caches and with those of th
 mar8                              the branch exp/H100/mar8, where the checkout has it
 same                              our train.py with the reference's architecture, batch and rates
 default-1 default-2 …             our train.py as it is, a seed each; the first with empty caches
+beyond-own beyond-standby         the same for seconds, one after the other through the executor, from the second on
 scaling-1 scaling-2               the same on one and on two GPUs, throughput only
 profile-same profile-default      where a step's time goes
 """
@@ -31,6 +32,7 @@ from .jobs import Done, Job
 DATA_SECONDS = 10.0  # each data path is timed for so long
 SPEED_SECONDS = 60.0  # the budget of a training that is only asked for its speed
 PROFILE_SECONDS = 20.0
+BEYOND_TRAININGS = 3
 MARK = "warm.json"  # in a folder of caches, once they are filled
 WARMING_SECONDS = 2  # of training, of one that is only to fill the caches
 
@@ -50,6 +52,7 @@ class Settings:
     cpu: bool
     scaling: bool
     profile_step: bool
+    beyond: float = 0.0  # the budget of each training through the executor; 0: none
 
 
 @dataclass
@@ -166,6 +169,10 @@ def add_ours(made: Plan) -> None:
             made.add(replace(job, before=partial(cold, job, caches)), key, fills=caches)
         else:
             made.add(replace(job, after=("default-1",)), key, needs=caches, warming=warming)
+    if settings.beyond:
+        for name in ("beyond-own", "beyond-standby"):
+            job, key = beyond(settings, data, name)
+            made.add(job, key, quiet=True)
     if settings.scaling:
         for count in (1, 2):
             more = {"AUTOEXP_GPUS": str(count)}
@@ -200,6 +207,17 @@ def training(
     before = partial(shutil.rmtree, report.parent, ignore_errors=True)
     job = Job(name, [sys.executable, "train.py"], which.folder, env, collect, before=before)
     return job, {"source": which.source_hash(), "budget": budget, "seed": seed, "cpu": settings.cpu}
+
+
+def beyond(settings: Settings, data: Prepared, name: str) -> tuple[Job, dict[str, Any]]:
+    """Some trainings through the executor, with or without one that stands by, and what the result depends on."""
+    which = ours.recipe(name, settings.out / "ours", settings.profile, like_reference=False)
+    caches = settings.out / "caches" / "beyond"
+    env = ours.training_environment(data, which.folder / "report.json", caches, settings.beyond, 1, settings.cpu, {})
+    command = [sys.executable, str(Path(__file__).with_name("beyond.py")), str(which.folder)]
+    command += ["--trainings", str(BEYOND_TRAININGS), *(["--standby"] if name == "beyond-standby" else [])]
+    key = {"source": which.source_hash(), "budget": settings.beyond, "trainings": BEYOND_TRAININGS, "cpu": settings.cpu}
+    return Job(name, command, which.folder, env, rows.last_json), key
 
 
 def collect_profile(folder: Path, done: Done) -> dict[str, Any]:

@@ -92,6 +92,20 @@ def test_both_sides_in_one_table_in_several_calls(shards: Path, tmp_path: Path) 
     assert (tmp_path / "results" / "table.md").read_text() == said
 
 
+def test_trainings_through_the_executor_with_and_without_one_standing_by(shards: Path, tmp_path: Path) -> None:
+    arguments = ["--shards", shards, "--out", tmp_path / "out", "--json", tmp_path / "all.json"]
+    run = benchmark(*arguments, "--only", "beyond", "--beyond", "--beyond-budget", "2")
+    said, errors = run.communicate(timeout=170)
+    assert run.returncode == 0, errors
+    assert "later trials through the executor: a process of its own" in said
+    assert "later trials through the executor: standing by" in said
+    parts = json.loads((tmp_path / "all.json").read_text())["parts"]
+    for name, expected in (("beyond-own", [False] * 3), ("beyond-standby", [False, True, True])):
+        result = parts[name]["result"]
+        assert [trial["stood_by_seconds"] is not None for trial in result["trials"]] == expected
+        assert 0 < result["startup_seconds"] < result["beyond_budget_seconds"]
+
+
 def test_bad_arguments_are_said_in_a_line(shards: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (["--shards", tmp_path], "shard_00000.parquet"),

@@ -17,13 +17,15 @@ from typing import Any, Literal
 import psutil
 
 from autoexp.errors import DiskFullError, PreconditionError
-from autoexp.executors import processes
+from autoexp.executors import processes, standby
+from autoexp.executors.environment import of_trainer
+from autoexp.executors.standby import Standby
 from autoexp.spec.answers import SECRET_NAMES
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Executor, Exit, JobSpec
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock, held
-from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, cache_dir
+from autoexp.workspace.paths import ERRORS_FILE, EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, cache_dir
 
 START_SECONDS = 20.0
 """How long a new keeper may take to get hold of its lock."""
@@ -39,7 +41,14 @@ LOG_BYTES = 1 << 30
 
 
 class Local:
-    """Jobs are folders: job.json, keeper.lock, train.log, exit.json. All that is known about one is in there."""
+    """Jobs are folders: job.json, keeper.lock, train.log, exit.json. All that is known about one is in there.
+
+    What stands by for the next one is no job yet, and ends with this object.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, Standby] = {}
+        """By the worker's slot."""
 
     def submit(self, job: JobSpec) -> int | None:
         executable = job.command[0]
@@ -49,7 +58,7 @@ class Local:
                 f"the training command {executable!r} is not on PATH", f"install {executable}, then: autoexp resume"
             )
         env, locks = _devices(job)
-        spec = {
+        spec: dict[str, Any] = {
             "key": job.key,
             "command": list(job.command),
             "cwd": str(job.cwd),
@@ -60,20 +69,22 @@ class Local:
             "log_bytes": LOG_BYTES,
             "withheld": sorted(name for name in os.environ if _is_withheld(name) and name not in job.env),
         }
+        ready = self.waiting.pop(job.slot, None)
+        if ready is not None and not ready.fits(spec):
+            ready.end()
+            ready = None
+        if ready is not None:
+            spec["standby"] = ready.key  # before it is handed over: all that it starts from then on must be found
         write_atomic(job.folder / JOB_FILE, json.dumps(spec, indent=1) + "\n")
-        process = subprocess.Popen(
-            _keeper(job.folder),
-            cwd=job.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(job.folder / "keeper.err").open("ab"),
-            start_new_session=True,
-        )
+        process = ready.process if ready is not None and ready.hand_over(job.folder) else _start(job.folder)
         deadline = time.monotonic() + START_SECONDS
         while not held(job.folder / LOCK_FILE) and not (job.folder / EXIT_FILE).exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 break  # poll() will say that it is lost
             time.sleep(0.005)
+        if job.standby and standby.serves(job.command, of_trainer(spec, os.environ)):
+            with suppress(OSError):  # the next one is then started as the first was
+                self.waiting[job.slot] = Standby(spec, job.locks)
         return process.pid
 
     def poll(self, folder: Path) -> Exit | None:
@@ -95,7 +106,7 @@ class Local:
     def _lost(self, folder: Path) -> Exit:
         """End what is left of the job and write down that nobody knows how it went."""
         reason = "its keeper was killed, or the machine went down"
-        return _finish(folder, "lost", reason, processes.end(_key(folder)))
+        return _finish(folder, "lost", reason, processes.end(*_keys(folder)))
 
     def kill(self, folder: Path) -> None:
         write_atomic(folder / KILL_FILE, "")
@@ -108,10 +119,12 @@ class Local:
 
     def _kill_keeper(self, folder: Path) -> None:
         """Do what a keeper should that does not answer: it may be stopped, or stuck."""
-        keepers = [p for p in psutil.process_iter() if _cmdline(p)[-3:] == list(_keeper(folder)[1:])]
+        keys = _keys(folder)
+        lines = [list(_keeper(folder)[1:]), *(list(standby.keeper(key)[1:]) for key in keys[1:])]
+        keepers = [p for p in psutil.process_iter() if any(_cmdline(p)[-len(line) :] == line for line in lines)]
         tree = [child for keeper in keepers for child in processes.descendants(keeper)]
         # the keeper too: awake again, it would write another ending, and until then it holds the device
-        left = processes.end(_key(folder), grace_seconds=0.0, others=lambda: _living([*keepers, *tree]))
+        left = processes.end(*keys, grace_seconds=0.0, others=lambda: _living([*keepers, *tree]))
         lock = Lock(folder / LOCK_FILE)
         lock.acquire(wait_seconds=1.0)  # against whoever polls; a keeper that could not be ended has it for ever
         try:
@@ -133,6 +146,18 @@ def _keeper(folder: Path) -> tuple[str, ...]:
     return sys.executable, "-m", "autoexp.executors.supervisor", str(folder)
 
 
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    """A keeper for the job in `folder`."""
+    return subprocess.Popen(
+        _keeper(folder),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / ERRORS_FILE).open("ab"),
+        start_new_session=True,
+    )
+
+
 def _cmdline(process: psutil.Process) -> list[str]:
     try:
         return list(process.cmdline())
@@ -149,12 +174,12 @@ def _living(found: list[psutil.Process]) -> list[psutil.Process]:
     return living
 
 
-def _key(folder: Path) -> str:
-    """The key of the job, '' when none was ever written down."""
+def _keys(folder: Path) -> tuple[str, ...]:
+    """The keys of the job, none when they were never written down."""
     try:
-        return str(json.loads((folder / JOB_FILE).read_bytes())["key"])
+        return processes.keys_of(json.loads((folder / JOB_FILE).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return ()
 
 
 def _finish(folder: Path, status: Literal["lost", "killed"], reason: str, left: list[str]) -> Exit:

@@ -1,12 +1,17 @@
-"""The processes of a job, found by the job's key in their environment: no pid is trusted, none is missed."""
+"""The processes of a job, found by the job's key in their environment: no pid is trusted, none is missed.
+
+What counts is the environment that a process began with. One that stood by before its job was known began with a key of
+its own, and what it starts carries the job's: such a job has two keys.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import psutil
 
@@ -15,14 +20,20 @@ KILL_SECONDS = 10.0
 """How long after the first SIGKILL a process may take to be gone. One in an uninterruptible sleep takes for ever."""
 
 
-def of_job(key: str) -> list[psutil.Process]:
-    """Every live process of this user that carries the job's key, the caller left out. None for an empty key."""
+def keys_of(job: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of a job by its job.json: its own, then that of the process that stood by for it, if one did."""
+    return tuple(str(job[name]) for name in ("key", "standby") if name in job)
+
+
+def of_job(*keys: str) -> list[psutil.Process]:
+    """Every live process of this user that carries a key of the job, the caller left out. None for an empty key."""
     found = []
-    for process in psutil.process_iter() if key else ():
+    wanted = set(keys) - {""}
+    for process in psutil.process_iter() if wanted else ():
         try:
             if (
                 process.pid != os.getpid()
-                and process.environ().get(JOB) == key
+                and process.environ().get(JOB) in wanted
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
                 found.append(process)
@@ -31,8 +42,8 @@ def of_job(key: str) -> list[psutil.Process]:
     return found
 
 
-def end(key: str, grace_seconds: float = 1.0, others: Callable[[], Iterable[psutil.Process]] = list) -> list[str]:
-    """End a job's processes: SIGTERM, and SIGKILL for those that are still there after the grace.
+def end(*keys: str, grace_seconds: float = 1.0, others: Callable[[], Iterable[psutil.Process]] = list) -> list[str]:
+    """End the processes of a job, or of several: SIGTERM, and SIGKILL for those that are still there after the grace.
 
     Repeated until none is left, since a dying process may have started another. `others` are asked for each time
     and ended too: those that are known by something else than the key.
@@ -42,7 +53,7 @@ def end(key: str, grace_seconds: float = 1.0, others: Callable[[], Iterable[psut
     foreign: dict[int, str] = {}
     deadline = time.monotonic() + grace_seconds
     while True:
-        found = {process.pid: process for process in (*of_job(key), *others())}
+        found = {process.pid: process for process in (*of_job(*keys), *others())}
         alive = {pid: process for pid, process in found.items() if pid not in foreign}
         if not alive:
             return sorted(name for pid, name in foreign.items() if pid in found)

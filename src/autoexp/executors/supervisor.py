@@ -1,5 +1,8 @@
 """The keeper: the process that each training runs under. `python -m autoexp.executors.supervisor JOBFOLDER`
 
+With `--standby KEY` for the folder it has no job yet: it starts the process that may become its trainer, and waits on
+stdin for the folder's name.
+
 It holds keeper.lock while it lives, starts the command in a process group of its own, ends the whole tree at the
 deadline (measured by the monotonic clock), and writes how it ended to exit.json by rename. It needs nobody to poll.
 When it is itself killed the kernel ends the trainer too (Linux), and whoever polls finds the lock free.
@@ -21,31 +24,66 @@ from types import FrameType
 
 from autoexp.errors import DiskFullError
 from autoexp.executors import processes
+from autoexp.executors.environment import of_trainer
+from autoexp.executors.handover import Waiting
+from autoexp.executors.standby import ARGUMENT
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock
-from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, LOG_FILE, WAIT_FILE
+from autoexp.workspace.paths import ERRORS_FILE, EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, LOG_FILE, WAIT_FILE
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 2.0
 """How long a keeper tries to get its lock: whoever looks at it holds it for a moment."""
 PATIENCE_SECONDS = 24 * 3600.0
 """How long a keeper waits for disk space to write exit.json."""
+BETWEEN_KEYS = "\0"
+"""In a device's note. No variable of an environment can hold it, so no key does."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def main(folder: Path) -> int:
+def stand_by(key: str) -> int:
+    """Start the trainer-to-be, and keep the job whose folder is named on stdin; without one, end with it."""
+    _settle()
+    waiting = None
+    try:
+        if not (line := sys.stdin.buffer.readline()).endswith(b"\n"):
+            return 0
+        with suppress(OSError, ValueError):  # the command is then started when it is wanted, as without
+            waiting = Waiting(key, **json.loads(line), preexec_fn=_die_with_parent())
+        if not (line := sys.stdin.buffer.readline()).endswith(b"\n"):
+            return 0
+        folder = Path(json.loads(line)["folder"])
+        os.chdir(folder)
+        errors = os.open(folder / ERRORS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        os.dup2(errors, 2)
+        return main(folder, waiting)
+    finally:
+        if waiting is not None:
+            waiting.end()
+
+
+def main(folder: Path, waiting: Waiting | None = None) -> int:
+    """Run the job in `folder` to its end, in a process that stands by or in one of its own."""
     lock = Lock(folder / LOCK_FILE)
     # it waits for those who only look whether it is held; exit.json counts once nobody else can write it
     if not lock.acquire(wait_seconds=LOOK_SECONDS) or (folder / EXIT_FILE).exists():
         return 0  # the job has a keeper, one is enough; or it has ended
     job = json.loads((folder / JOB_FILE).read_text())
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    _settle()
     signal.signal(signal.SIGTERM, _asked_to_end)
-    _prctl(_PR_SET_CHILD_SUBREAPER)
-    _write(folder / EXIT_FILE, _supervise(folder, job))
+    ending = _supervise(folder, job, waiting)
+    if waiting is not None:
+        waiting.end()  # before the job counts as ended
+    _write(folder / EXIT_FILE, ending)
     lock.release()
     return 0
+
+
+def _settle() -> None:
+    """Be the last to go: deaf to a terminal's signals, as what it starts is, and the parent of orphans."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _prctl(_PR_SET_CHILD_SUBREAPER)
 
 
 _ended = False
@@ -56,15 +94,9 @@ def _asked_to_end(number: int, frame: FrameType | None) -> None:
     _ended = True
 
 
-def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
+def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) -> dict[str, object]:
     """Run the command to its end, or end it. Returns the fields of exit.json."""
-    key, timeout, log_bytes = str(job["key"]), float(str(job["timeout_seconds"])), int(str(job["log_bytes"]))
-    command = job["command"]
-    assert isinstance(command, list)
-    withheld = job["withheld"]
-    assert isinstance(withheld, list)
-    inherited = {name: text for name, text in os.environ.items() if name not in withheld}
-    env = {**inherited, **_strings(job["env"]), processes.JOB: key}
+    keys, timeout, log_bytes = processes.keys_of(job), float(str(job["timeout_seconds"])), int(str(job["log_bytes"]))
     locks = job["device_locks"]
     assert isinstance(locks, list)
     devices = [Lock(Path(lock)) for lock in locks]
@@ -72,29 +104,22 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
         if not _wait_for(device, folder):
             return {"status": "killed", "code": None, "reason": "ended on request"}
     for device in devices:
-        _clear(device, key)
+        _clear(device, keys)
     started = time.monotonic()
     deadline = started + timeout
     try:
         log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        child = subprocess.Popen(
-            command,
-            cwd=str(job["cwd"]),
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_die_with_parent(),
-        )
+        child = _trainer(job, folder, log, waiting, deadline)
     except (OSError, ValueError) as error:  # a word of the command may hold what no program can be given
+        command = job["command"]
+        assert isinstance(command, list)
         said = error.strerror if isinstance(error, OSError) else error
         return {"status": "not_started", "code": None, "reason": f"{command[0]}: {said}"}
     status, reason = "exited", ""
     while child.poll() is None:
         if time.monotonic() >= deadline:
             status, reason = "timeout", f"timed out after {timeout:g} s"
-        elif _ended or (folder / KILL_FILE).exists():
+        elif _asked(folder):
             status, reason = "killed", "ended on request"
         elif not folder.is_dir():
             status, reason = "killed", "its folder was removed"
@@ -104,18 +129,53 @@ def _supervise(folder: Path, job: dict[str, object]) -> dict[str, object]:
             break
         time.sleep(POLL_SECONDS)
     # also after a normal end: a process left behind would train on, or hold the GPU
-    left = processes.end(key, grace_seconds=1.0 if reason else 0.0, others=processes.descendants)
+    left = processes.end(*keys, grace_seconds=1.0 if reason else 0.0, others=processes.descendants)
     code = child.poll()
     if reason and code == 0:
         code = -signal.SIGTERM  # to end in order when told to is no success
     _reap()
     if not left:
         for device in devices:
-            _note(device, "")  # nothing of this job is on it any more
+            _note(device, ())  # nothing of this job is on it any more
     else:
         reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
     wall_seconds = round(time.monotonic() - started, 3)
-    return {"status": status, "code": code, "reason": reason, "wall_seconds": wall_seconds}
+    ending: dict[str, object] = {"status": status, "code": code, "reason": reason, "wall_seconds": wall_seconds}
+    if waiting is not None and waiting.taken:
+        ending["stood_by_seconds"] = round(started - waiting.began, 3)
+    return ending
+
+
+def _trainer(
+    job: dict[str, object], folder: Path, log: int, waiting: Waiting | None, deadline: float
+) -> subprocess.Popen[bytes]:
+    """The job's process: the one that stands by, if it takes the job before it is to end, else a new one.
+
+    Raises OSError or ValueError when that cannot be started.
+    """
+    command, cwd, env = job["command"], str(job["cwd"]), of_trainer(job, os.environ)
+    assert isinstance(command, list)
+
+    def over() -> bool:
+        return _asked(folder) or time.monotonic() >= deadline
+
+    if waiting is not None and waiting.take(command, cwd, env, folder / LOG_FILE, over):
+        return waiting.process
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_die_with_parent(),
+    )
+
+
+def _asked(folder: Path) -> bool:
+    """Whether somebody wants the job to end."""
+    return _ended or (folder / KILL_FILE).exists()
 
 
 def _reap() -> None:
@@ -131,24 +191,25 @@ def _wait_for(device: Lock, folder: Path) -> bool:
     False when the job is asked to end meanwhile.
     """
     while not device.acquire(wait_seconds=0.1):
-        if _ended or (folder / KILL_FILE).exists():
+        if _asked(folder):
             return False
         (folder / WAIT_FILE).touch()
     (folder / WAIT_FILE).unlink(missing_ok=True)
     return True
 
 
-def _clear(device: Lock, key: str) -> None:
+def _clear(device: Lock, keys: tuple[str, ...]) -> None:
     """End what the device's last job left on it, whose keeper was killed, and write down whose it is now."""
-    before = device.path.read_text(errors="surrogateescape").strip()
-    if before and before != key:
-        processes.end(before)
-    _note(device, key)
+    before = device.path.read_text(errors="surrogateescape").strip().split(BETWEEN_KEYS)
+    if left := set(before) - {*keys, ""}:
+        processes.end(*left)
+    _note(device, keys)
 
 
-def _note(device: Lock, key: str) -> None:
+def _note(device: Lock, keys: tuple[str, ...]) -> None:
     with suppress(OSError):  # a full disk, say: a training is worth more than this note
-        device.path.write_text(key, errors="surrogateescape")  # a key names folders, whose names may be any bytes
+        # a key names folders, whose names may be any bytes
+        device.path.write_text(BETWEEN_KEYS.join(keys), errors="surrogateescape")
 
 
 def _write(path: Path, result: dict[str, object]) -> None:
@@ -167,11 +228,6 @@ def _write(path: Path, result: dict[str, object]) -> None:
             return
 
 
-def _strings(value: object) -> dict[str, str]:
-    assert isinstance(value, dict)
-    return {str(name): str(text) for name, text in value.items()}
-
-
 def _prctl(option: int, value: int = 1) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
@@ -186,4 +242,4 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))
+    raise SystemExit(stand_by(sys.argv[2]) if sys.argv[1] == ARGUMENT else main(Path(sys.argv[1])))

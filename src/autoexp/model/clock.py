@@ -19,10 +19,18 @@ import torch
 from autoexp.model.data import Batches
 
 IMPORTED = time.time()
+HANDED_OVER = "AUTOEXP_HANDED_OVER"
+"""<pid>:<time.monotonic()> of a process that had stood by, and of when it was given its job."""
 
 
 def seconds_since_process_start() -> float:
-    """Age of this process, imports included; where the system does not say, since this module was imported."""
+    """Age of this process, imports included; where the system does not say, since this module was imported.
+
+    A process that stood by counts from when it was given its job: it waited for others until then.
+    """
+    pid, _, moment = os.environ.get(HANDED_OVER, "").partition(":")
+    if pid == str(os.getpid()):  # not of a parent; exec keeps the number
+        return time.monotonic() - float(moment)
     try:
         with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
             ticks = int(stat.read().rpartition(")")[2].split()[19])  # field 22: start, in clock ticks since boot

@@ -101,13 +101,17 @@ def pick(name: str) -> Profile:
 
 def cuda_is_there() -> bool:
     """Whether torch can use a CUDA device. Where no driver is in sight torch, slow to import, is not asked."""
-    devices = Path("/dev")
-    signs = ("nvidiactl", "dxg", "kfd")  # of NVIDIA's driver, of Windows' for Linux, of AMD's
-    if not any((devices / sign).exists() for sign in signs) and shutil.which("nvidia-smi") is None:
+    if not driver_in_sight():
         return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def driver_in_sight() -> bool:
+    """Whether there is a sign of a GPU's driver. The driver itself is not asked."""
+    signs = ("nvidiactl", "dxg", "kfd")  # of NVIDIA's driver, of Windows' for Linux, of AMD's
+    return any((Path("/dev") / sign).exists() for sign in signs) or shutil.which("nvidia-smi") is not None
 
 
 def render(profile: Profile) -> str:

@@ -42,6 +42,8 @@ class JobSpec:
     slots: int = 1
     gpus: int = 1
     """How many GPUs it trains on; its environment says so too, in AUTOEXP_GPUS."""
+    standby: bool = False
+    """Whether another job of this kind will come: a process may be started for it already, and wait."""
 
 
 @dataclass(frozen=True)

@@ -86,4 +86,10 @@ def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
         slot=iteration.slot,
         slots=context.plan.workers,
         gpus=train.gpus,
+        standby=train.standby and train.gpus == 1 and _another(state, context),
     )
+
+
+def _another(state: RunState, context: Context) -> bool:
+    """Whether another training is to come after this one, as far as the plan tells."""
+    return "loop" in context.plan.stages and not state.stopping and state.next_number <= context.plan.target

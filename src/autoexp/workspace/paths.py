@@ -16,6 +16,8 @@ from autoexp.errors import PreconditionError, RunError, UsageError
 SETTINGS_FILE = "autoexp.toml"
 # In a job's folder, iterations/<NNNN>/attempt-<n>/:
 JOB_FILE, LOCK_FILE, EXIT_FILE, KILL_FILE = "job.json", "keeper.lock", "exit.json", "kill"
+ERRORS_FILE = "keeper.err"
+"""What a keeper says when it fails: normally nothing."""
 WAIT_FILE = "waiting"
 """There while a job waits for its device; its deadline begins afterwards."""
 REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl", "train.log", "patch.diff"

@@ -196,6 +196,7 @@ def _settings(facts: dict[str, Any], workspace: Workspace) -> str:
             "BUDGET": facts["budget_seconds"],
             "TIMEOUT": facts["budget_seconds"] + START_SECONDS,
             "REEVALUATE": True,
+            "STANDBY": facts["device"] == "cuda",  # on a CPU it would take cores from the training that runs
             "ENV": f"AUTOEXP_DATA = {_toml(data)}  # all trials are judged on this data, and on no other",
             "EDITABLE": ["train.py"],
             "FROZEN": [],
@@ -211,6 +212,7 @@ def _settings(facts: dict[str, Any], workspace: Workspace) -> str:
             "BUDGET": 300,
             "TIMEOUT": 600,
             "REEVALUATE": False,
+            "STANDBY": False,
             "ENV": '# NAME = "value"',
             "EDITABLE": ["train.py"],
             "FROZEN": known.get("files", {}).get("frozen", []),

@@ -55,6 +55,9 @@ class Train(Section):
     gpus: PositiveInt = 1
     """GPUs that one trial trains on together, within the same budget; without a GPU, processes. Passed on as
     AUTOEXP_GPUS."""
+    standby: bool = False
+    """While a training runs, start the next one's process: it imports torch and its compiler, and waits. For commands
+    like `python train.py`, on one GPU."""
     env: dict[str, str] = {}
     keep_checkpoints: bool = False
     """Keep every trial's checkpoint.pt; otherwise only the best one's, which is hundreds of megabytes a trial less."""
