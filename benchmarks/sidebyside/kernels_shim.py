@@ -15,7 +15,6 @@ from torch import Tensor
 
 from autoexp.model import attention
 
-
 ASKED = "AUTOEXP_SHIM_ASKED"
 
 
