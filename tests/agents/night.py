@@ -15,7 +15,7 @@ from autoexp.testing import git
 KEY = "sk-night-0123456789abcdef0123456789abcdef"
 """The person's key for their model: in the agent's requests, and in no file of the run."""
 TALKATIVE = TRAINER.replace(
-    "tell(\"started\")\n", "tell(\"started\")\nfor name in sorted(os.environ):\n    print(name, os.environ[name])\n"
+    'tell("started")\n', 'tell("started")\nfor name in sorted(os.environ):\n    print(name, os.environ[name])\n'
 )
 """A trainer that prints its whole environment, as some do, into a log that is kept and quoted to agents."""
 
