@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 import textwrap
 import threading
@@ -15,6 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from installed import folder_of
+
+pytest.register_assert_rewrite("night")
 
 
 @pytest.fixture
@@ -103,22 +107,8 @@ def model() -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="session")
 def opencode_bin() -> Path:
-    """The real OpenCode, installed once. Skips where it cannot be had."""
-    base = os.environ.get("AUTOEXP_TEST_CACHE") or Path("~/.cache/autoexp-tests").expanduser()
-    folder = Path(base) / "opencode"
-    found = folder / "node_modules" / ".bin" / "opencode"
-    if not found.exists():
-        if not shutil.which("npm"):
-            pytest.skip("npm is not installed, so the real OpenCode cannot be had")
-        folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), "opencode-ai"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        except subprocess.TimeoutExpired:
-            pytest.skip("npm install opencode-ai did not end in 300 seconds")
-        if done.returncode or not found.exists():
-            pytest.skip(f"npm install opencode-ai failed: {done.stderr.strip()[-200:]}")
-    return found.parent
+    """The folder of the real OpenCode. Skips where it cannot be had."""
+    return folder_of("opencode")
 
 
 @pytest.fixture(scope="session")
