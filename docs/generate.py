@@ -105,7 +105,7 @@ WORDS = {
     "Status.best": "The best trial so far.",
     "Status.kept_commit": "The best program's commit.",
     "Status.in_progress": "The iterations under way.",
-    "Status.hint": "What to type next, when the last session ended with an error.",
+    "Status.hint": "What to type next, when no session is live.",
     "Status.notes": "The last remarks of the run.",
     "Status.paths": "Where things are.",
     # the other JSON
@@ -163,7 +163,7 @@ WORDS = {
     "SessionOpened.pid": "The session's process.",
     "SessionOpened.host": "Its machine.",
     "SessionOpened.plugins": "Plugins and their versions.",
-    "SessionClosed.reason": "done, stopped, pending, interrupted or error.",
+    "SessionClosed.reason": "In a word; see [exit codes](exit-codes.md#why-a-run-stopped).",
     "SessionClosed.detail": "In words.",
     "SessionClosed.hint": "What to type next.",
     "SessionClosed.exit_code": "What the command exits with.",
@@ -242,7 +242,8 @@ EVERYWHERE = {
 
 
 PLACEHOLDERS = {
-    **dict.fromkeys(("loops", "workers", "last", "tail"), "N"),
+    **dict.fromkeys(("loops", "workers", "last", "tail", "max-trials", "max-tokens", "plateau"), "N"),
+    **{"max-hours": "HOURS", "max-cost": "DOLLARS", "until": "VALUE"},
     **dict.fromkeys(("proposal-file", "file", "patch"), "PATH"),
     **dict.fromkeys(("from-stage", "to-stage"), "STAGE"),
     **dict.fromkeys(("only", "loop-only"), "LIST"),
@@ -263,6 +264,9 @@ TYPES = {
     "dict[str, str]": "table of texts",
     "dict[str, PositiveFloat]": "table of numbers above 0",
     "Direction": "`min` or `max`",
+    "Amount": 'number above 0, or `"none"`',
+    "Count": 'whole number above 0, or `"none"`',
+    "Goal": 'number, or `"none"`',
 }
 """The types of settings, in words."""
 
@@ -559,7 +563,7 @@ def _methods(found: Class) -> list[str]:
 
 
 def settings() -> str:
-    known = {**classes("workspace/settings.py"), "Metric": classes("runs/records.py")["Metric"]}
+    known = {**classes("workspace/settings.py"), **{name: classes("runs/records.py")[name] for name in ("Metric", "Budget")}}
     comments = _comments()
     intro = [
         *prose(

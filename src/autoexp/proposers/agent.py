@@ -40,6 +40,7 @@ class AgentProposer:
             transcript=context.paths.iteration(context.iteration) / "propose",
             may_edit=False,
             conversation=state.talk(context.iteration, self.name),
+            standing=state.agents.get(self.name),
         )
 
 

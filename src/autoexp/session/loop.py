@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoexp.errors import AutoexpError, Interrupted, RepositoryError, RunError, UsageError
+from autoexp.errors import AutoexpError, Interrupted, NothingToProposeError, RepositoryError, RunError, UsageError
 from autoexp.plugins.manager import parts, plugin_manager, versions
+from autoexp.runs import budget
 from autoexp.runs import events as ev
 from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
@@ -287,7 +288,7 @@ class Session:
 
     def _plan(self, name: str, request: requests.Request, fresh: bool) -> None:
         try:
-            plan = requests.planned(self.state.plan, request, self.state.completed, fresh)
+            plan = requests.planned(self.state.plan, request, self.state.completed, fresh, budget.used(self.state))
         except ValidationError as error:  # of another release of autoexp
             self._note(f"a request was not understood, and is dropped: {error.errors()[0]['msg']}", f"request-{name}")
         else:
@@ -305,15 +306,22 @@ class Session:
                 )
 
     def _reason(self) -> tuple[str, str]:
-        left = pending(self.state, self.state.plan)
+        """(why the session ends, in a word; in words)."""
+        plan = self.state.plan
+        left = pending(self.state, plan)
         if self._end_now or self.state.stopping:
             return "stopped", "on request"
         if left:
             return "pending", "not selected: " + ", ".join(left)
+        wanted = "loop" in plan.stages and (plan.target is None or self.state.completed < plan.target)
+        if wanted and (limit := budget.reached(self.state, plan)):
+            return limit
         return "done", f"{self.state.completed} iteration" + ("s" if self.state.completed != 1 else "")
 
     def _close_with(self, error: AutoexpError) -> None:
         reason = "interrupted" if isinstance(error, Interrupted) else "error"
+        if isinstance(error, NothingToProposeError):
+            reason = "nothing_to_propose"
         self._close(reason, str(error), error.hint, error.exit_code)
 
     def _close(self, reason: str, detail: str = "", hint: str = "", exit_code: int = 0) -> None:

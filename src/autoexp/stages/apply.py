@@ -120,6 +120,7 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
         transcript=context.paths.attempt(context.iteration, context.attempt) / "apply",
         may_edit=True,
         conversation=state.talk(context.iteration, agent),
+        standing=state.agents.get(agent),
     )
     if answer.status == "failed":
         raise AgentError(f"the agent says it failed: {answer.summary}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from autoexp.errors import AgentError, PreconditionError, ProposalError
+from autoexp.errors import AgentError, NothingToProposeError, PreconditionError, ProposalError, UnreachableError
 from autoexp.runs.events import Event, Proposed
 from autoexp.runs.records import Proposal
 from autoexp.runs.state import RunState
@@ -76,7 +76,7 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
         context.log(f"propose: {name} has nothing to propose")
     if failure is not None:
         raise failure
-    raise PreconditionError(
+    raise NothingToProposeError(
         f"nothing to propose that was not tried ({', '.join(dict.fromkeys(names))}); "
         f"search moves the ALL_CAPS constants of {', '.join(context.settings.files.editable)}",
         "give more values a name in capitals, or: autoexp propose --patch FILE",

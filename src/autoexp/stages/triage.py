@@ -60,6 +60,7 @@ def _ask(state: RunState, iteration: Iteration, outcome: Outcome, context: Conte
             transcript=context.paths.attempt(context.iteration, context.attempt) / "triage",
             may_edit=False,
             conversation=state.talk(context.iteration, agent),
+            standing=state.agents.get(agent),
         )
     except AgentError as error:
         return _triaged(context, "give_up", f"{outcome.reason} (and triage: {error})")

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from autoexp.errors import UsageError
-from autoexp.runs.records import Metric
+from autoexp.runs.records import Budget, Metric
 from autoexp.workspace.detect import detect
 from autoexp.workspace.paths import Workspace, cache_dir
 
@@ -125,6 +125,7 @@ class Settings(Section):
     prepare: Prepare = Prepare()
     run: Run = Run()
     agent: Agent = Agent()
+    budget: Budget = Budget()
     proposers: dict[str, dict[str, Any]] = Field(default={})
     """Options of single proposers: [proposers.search]."""
     agents: dict[str, dict[str, Any]] = Field(default={})
