@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from autoexp.cli import render
+from autoexp.cli import accounts, render
 from autoexp.errors import AutoexpError
 from autoexp.runs.state import RunState
 from autoexp.session import views
@@ -131,8 +131,8 @@ def view(watched: Watched, width: int, height: int) -> RenderableType:
     from rich.console import Group
 
     report = watched.report
-    accounts = [_line(text, "yellow" if label == "agent" else "dim") for label, text in render.accounts(report)]
-    top = [*_header(watched, report), *_work(report, width), _whole(report), *accounts, _line("")]
+    said = [_line(render.clean(text), "yellow" if label == "agent" else "dim") for label, text in accounts.told(report)]
+    top = [*_header(watched, report), *_work(report, width), _whole(report), *said, _line("")]
     log = min(6, max(2, height // 6))
     room = max(1, height - len(top) - log - 3)
     trials = [_line(*line) for line in render.table(watched.rows[-room:], report.metric, width)]
@@ -245,7 +245,7 @@ def summarise(watched: Watched) -> None:
     for line in chart(watched.rows, min(render.width() or CHART_COLUMNS, CHART_COLUMNS) - 10):
         render.say(re.sub("[─│┐┘●]+", lambda found: render.paint(found[0], "green"), line))
     best = report.best
-    done = render.iterations(report)
+    done = accounts.iterations(report)
     fields = [
         ("ended", render.clean(report.ended or "")),
         ("done", ": ".join(filter(None, (done, render.counted(report.counts))))),
@@ -255,7 +255,7 @@ def summarise(watched: Watched) -> None:
         fields.append((report.metric, render.paint(number, "green bold") if best.gain else number))
         fields.append(("best", f"iteration {best.iteration} ({best.commit[:7]}), {render.clean(best.description)}"))
         fields.append(("branch", render.clean(report.branch)))
-    fields += render.accounts(report)
+    fields += [(label, render.clean(text)) for label, text in accounts.told(report)]
     flag = render.run_flag(watched.paths.folder)
     commands = [f"autoexp log{flag}", f"autoexp show {best.iteration if best else 0}{flag}"] if watched.rows else []
     if best is not None and best.iteration:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoexp.cli import accounts
+
 if TYPE_CHECKING:
     from autoexp.runs.state import RunState
     from autoexp.session.looking import Plugins, Row, Shown
-    from autoexp.runs.records import Spent
-    from autoexp.session.accounts import Limit
     from autoexp.session.status import InProgress, Status
 
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "inconclusive": "yellow"}
@@ -129,7 +129,7 @@ def show_status(report: Status) -> None:
     """A run at a glance."""
     state = paint("live", "green bold") + f", pid {report.pid}" if report.live else paint("not running", "yellow")
     say(f"{paint(report.run_id, 'bold')}  {state}  {paint('branch ' + report.branch, 'dim')}")
-    done = iterations(report)
+    done = accounts.iterations(report)
     done += f": {counted(report.counts)}" if counted(report.counts) else ""
     done += f"; about {clock(report.eta_seconds)} left" if report.eta_seconds is not None else ""
     show_fields((("now", clean(report.waiting_on)), ("done", done)))
@@ -150,63 +150,15 @@ def show_status(report: Status) -> None:
         elif training(item):
             show_fields((("", training(item)),))
     show_fields((("ended", clean(report.ended or "")),))
-    show_fields(accounts(report))
+    show_fields(
+        (label, paint(clean(text), "yellow" if label == "agent" else "")) for label, text in accounts.told(report)
+    )
     show_fields((("queued", f"{report.queued} of your proposals" if report.queued else ""),))
     show_fields(("note", clean(note)) for note in report.notes[-3:])
     where = [short(report.paths.run), short(report.paths.log)]
     show_fields((("run", where[0]), ("log", where[1])))
     show_fields((("training", short(report.paths.train_log) if report.paths.train_log else ""),))
     show_fields((("next", paint(_next(report), "cyan")),))
-
-
-def iterations(report: Status) -> str:
-    """'3 of 5 iterations', or only how many where the budget says when it ends."""
-    done = report.iterations_completed
-    if report.target is not None:
-        return f"{done} of {report.target} iterations"
-    return f"{done} iteration" + ("" if done == 1 else "s")
-
-
-def accounts(report: Status) -> list[tuple[str, str]]:
-    """What does not answer, what is left of the budget, what the agents took: fields, as many as there are."""
-    found = [
-        ("agent" if not index else "", paint(clean(down.words), "yellow"))
-        for index, down in enumerate(report.unreachable)
-    ]
-    found += [("budget" if not index else "", clean(limit(each))) for index, each in enumerate(report.limits)]
-    if report.spent.calls:
-        found.append(("spent", spending(report.spent)))
-        names = report.spent.agents
-        found += [("", clean(f"{name}: {spending(spent)}")) for name, spent in names.items() if len(names) > 1]
-    return found
-
-
-def limit(each: Limit) -> str:
-    """'max_hours: 1.5 of 8 hours'."""
-    from autoexp.runs.budget import measured
-
-    so_far = measured(each.name, each.used) if each.used is not None else "nothing yet"
-    words = {
-        "until": f"{so_far} is the best, {each.limit:g} is enough",
-        "plateau": f"{so_far} without a keep, {each.limit:g} end it",
-    }
-    said = words.get(each.name) or f"{so_far} of {measured(each.name, each.limit)}"
-    return f"{each.name}: {said}" + (f" ({each.doubt})" if each.doubt else "")
-
-
-def spending(spent: Spent) -> str:
-    """'7 calls, 12,300 + 4,500 tokens, at least $1.2000 (2 of 7 calls did not tell)'."""
-    if not spent.calls:
-        return ""
-
-    def known(text: str, unknown: int, what: str) -> str:
-        if unknown == spent.calls:
-            return f"{what} unknown"
-        return f"at least {text} ({unknown} of {spent.calls} calls did not tell)" if unknown else text
-
-    tokens = known(f"{spent.input_tokens:,} + {spent.output_tokens:,} tokens", spent.uncounted, "tokens")
-    cost = known(f"${spent.cost_usd:.4f}", spent.unpriced, "cost")
-    return f"{spent.calls} call{'' if spent.calls == 1 else 's'}, {tokens}, {cost}"
 
 
 def _next(report: Status) -> str:
@@ -305,7 +257,7 @@ def show_log(state: RunState, rows: Sequence[Row]) -> None:
             words = clean(iteration.proposal.description) if iteration.proposal else "baseline"
             say(paint(cut(f"{number}  at {iteration.stage}: {words}", width()), "cyan"))
     if state.spent.calls:
-        each = "; ".join(f"{clean(name)} {spending(agent.spent)}" for name, agent in state.agents.items())
+        each = "; ".join(f"{clean(name)} {accounts.spending(agent.spent)}" for name, agent in state.agents.items())
         say(paint(cut(f"agents: {each}", width()), "dim"))
 
 
@@ -326,7 +278,7 @@ def show_iteration(found: Shown) -> None:
         for edit in found.proposal.edits:
             words = f"set {edit.name} = {edit.value!r}" if edit.op == "set" else getattr(edit, "path", "a patch")
             show_fields((("edit", clean(words if edit.op != "replace" else f"replace text in {words}")),))
-    show_fields((("spent", spending(found.spent)),))
+    show_fields((("spent", accounts.spending(found.spent)),))
     show_fields((("commit", found.commit), ("ref", found.ref), ("base", found.base)))
     for attempt in found.attempts:
         _attempt(attempt)

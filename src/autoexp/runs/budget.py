@@ -12,6 +12,8 @@ AMOUNTS = ("max_hours", "max_trials", "max_cost", "max_tokens")
 """The limits that are used up bit by bit."""
 LIMITS = (*AMOUNTS, "until", "plateau")
 
+CANNOT_HOLD = "it cannot hold"
+
 
 def limited(plan: Plan) -> bool:
     """Whether there is any limit."""
@@ -35,37 +37,38 @@ def reached(state: RunState, plan: Plan) -> tuple[str, str] | None:
     budget, so_far = plan.budget, used(state)
     best = state.best.metric if state.best is not None else None
     if budget.until is not None and best is not None and not state.metric.better(budget.until, best):
-        return "until", f"the best {state.metric.name} is {best:.6g}, and {budget.until:g} was wanted"
+        return "until", f"{state.metric.name} is {share('until', best, budget.until)}"
     if budget.plateau is not None and state.since_keep >= budget.plateau:
-        return "plateau", f"{state.since_keep} iterations in a row without one that was kept"
+        return "plateau", share("plateau", state.since_keep, budget.plateau)
     for name in AMOUNTS:
         limit = getattr(budget, name)
         amount = so_far[name] + (_to_train(state) if name == "max_trials" else 0)
         if limit is not None and amount >= limit:
-            return name, f"{measured(name, so_far[name])} of {measured(name, limit)}"
+            return name, share(name, so_far[name], limit)
     return None
 
 
 def _to_train(state: RunState) -> int:
-    """Iterations under way whose first training is still to come: their trainings are promised already."""
-    early = ("propose", "apply", "commit", "train")
-    waiting = [i for i in state.open.values() if i.stage in early and i.job is None and i.attempt == 1]
-    return len(waiting)
+    """Trainings that iterations under way are still to start: they are promised already."""
+    before = ("propose", "apply", "commit", "train")
+    return sum(i.stage in before and i.job is None and i.reevaluate is None for i in state.open.values())
 
 
-def measured(name: str, amount: float) -> str:
-    """An amount of a limit, in words."""
+def share(name: str, amount: float, limit: float) -> str:
+    """How much of a limit is used up, in words: '3.5 of 8 hours'."""
     match name:
-        case "max_hours":
-            return f"{amount:.3g} hours"
-        case "max_trials":
-            return f"{amount:g} trainings"
         case "max_cost":
-            return f"${amount:.4g}"
+            return f"${amount:.2f} of ${limit:.2f}" if limit >= 0.1 else f"${amount:.4g} of ${limit:.4g}"
+        case "max_hours":
+            return f"{amount:.3g} of {limit:.3g} hours"
+        case "max_trials":
+            return f"{amount:g} of {limit:g} trainings"
         case "max_tokens":
-            return f"{int(amount):,} tokens"
+            return f"{int(amount):,} of {int(limit):,} tokens"
+        case "plateau":
+            return f"{amount:g} of {limit:g} iterations in a row without one that was kept"
         case _:
-            return f"{amount:g}"
+            return f"{amount:.6g}, and {limit:.6g} is enough"
 
 
 def doubt(state: RunState, name: str) -> str:
@@ -79,5 +82,5 @@ def doubt(state: RunState, name: str) -> str:
         return ""
     calls = f"{spent.calls} call" + ("s" if spent.calls != 1 else "")
     if unknown == spent.calls:
-        return f"it cannot hold: none of {calls} told {what}"
+        return f"{CANNOT_HOLD}: none of {calls} told {what}"
     return f"at least: {unknown} of {calls} did not tell {what}"

@@ -29,7 +29,8 @@ def next_stages(state: RunState, plan: Plan) -> tuple[Step, ...]:
     """The steps that may run now, in the order in which they are to be tried. Empty: nothing is left.
 
     Iterations under way come first, the lowest number first. A new one opens when a worker is free, the earlier
-    ones have been committed, and neither the target nor a limit of the budget is reached. Records and decisions wait for all lower numbers.
+    ones have been committed, and neither the target nor a limit of the budget is reached. Records and decisions wait
+    for all lower numbers.
     """
     looping = "loop" in plan.stages
     if not state.setup_done:

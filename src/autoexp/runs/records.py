@@ -165,7 +165,7 @@ class AgentRecord(Record):
     failures: int = 0
     """Failed calls in a row that were neither."""
     rests_until: int = 0
-    """Not asked before this iteration."""
+    """Not asked before this iteration; in an outage only people's proposals in words wait for it."""
 
 
 class Best(Record):

@@ -19,12 +19,15 @@ FAILURES = 4
 LONGEST_REST = 64
 """Iterations that it is left alone at most; the first rests are 1, 2, 4, ... iterations long."""
 
+OUTAGE_REST = 4
+"""Iterations until a person's proposal in words is tried again that an outage kept from being applied."""
+
 
 def manner(agent: AgentRecord | None, iteration: int) -> Literal["patiently", "once", "not"]:
     """How an agent is to be asked about an iteration; None is one that was never called."""
     if agent is None or not down(agent):
         return "patiently"
-    return "not" if iteration < agent.rests_until else "once"
+    return "not" if not agent.busy and iteration < agent.rests_until else "once"
 
 
 def down(agent: AgentRecord) -> bool:
@@ -37,16 +40,16 @@ def judged(agent: AgentRecord, event: AgentCalled) -> AgentRecord:
     if not event.problem:
         return AgentRecord(spent=agent.spent)
     failures = agent.failures + (not event.busy)
-    rest = 0
+    rest = OUTAGE_REST if event.busy else 0
     if not event.busy and failures >= FAILURES:
-        rest = event.iteration + min(2 ** (failures - FAILURES), LONGEST_REST)
+        rest = int(min(2 ** min(failures - FAILURES, 30), LONGEST_REST))
     return AgentRecord(
         spent=agent.spent,
         since=agent.since if agent.since is not None else event.at,
         problem=event.problem,
         busy=event.busy,
         failures=failures,
-        rests_until=rest,
+        rests_until=event.iteration + rest if rest else 0,
     )
 
 

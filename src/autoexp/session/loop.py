@@ -16,7 +16,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoexp.errors import AutoexpError, Interrupted, NothingToProposeError, RepositoryError, RunError, UsageError
+from autoexp.errors import (
+    AutoexpError,
+    Interrupted,
+    NothingToProposeError,
+    RepositoryError,
+    RunError,
+    UsageError,
+)
 from autoexp.plugins.manager import parts, plugin_manager, versions
 from autoexp.runs import budget
 from autoexp.runs import events as ev
@@ -24,11 +31,13 @@ from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
 from autoexp.session import requests, snapshot, views
+from autoexp.session.foresight import doubts, refuse_missing
 from autoexp.session.words import told
 from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
 from autoexp.workspace import settings as settings_module
 from autoexp.workspace.files import explained
+from autoexp.workspace.inbox import queued
 from autoexp.workspace.locks import Lock, held
 from autoexp.workspace.paths import LOG_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository
@@ -145,6 +154,9 @@ class Session:
             (self.rules, self.state.plan.rule, "decision rule"),
         ):
             pick(names, name, kind)
+        if not queued(self.paths) and not self.paths.override.exists():  # else a person has the next idea
+            refuse_missing(self.state, self.agents)
+        self._note_doubts()
         views.write_results(self.workspace, self.paths, self.state, self.log)
         if self.state.setup_done:
             self._move_branch()
@@ -158,6 +170,11 @@ class Session:
                 f"{budget} was {before[budget]:g} when the trials were made and is now {judged[budget]:g}",
                 "put it back, or begin anew: autoexp start",
             )
+
+    def _note_doubts(self) -> None:
+        for text, key in doubts(self.state, self.agents):
+            if all(note.key != key for note in self.state.notes):
+                self._note(text, key)
 
     def _loop(self) -> None:
         wait = SHORTEST_WAIT
@@ -222,6 +239,8 @@ class Session:
         self.journal.append(event)
         before, self.state = self.state, after
         self.log(told(event))
+        if isinstance(event, ev.AgentCalled) and not event.problem:
+            self._note_doubts()
         self._since_snapshot += 1
         if self._since_snapshot >= snapshot.EVERY:
             self._snapshot()

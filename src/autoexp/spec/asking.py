@@ -48,7 +48,8 @@ def ask_for(
     A bad answer, or none, is asked for again with what was wrong, `agent.tries` calls in all. Calls that end in a rate
     limit or an outage do not count as tries: they are repeated, later and later, within `agent.patience_seconds`.
     `standing` is how the agent did so far, `state.agents.get(name)`: one that is down is asked once, or not at all.
-    Raises UnreachableError when it is down, AgentError with the last problem; PreconditionError and Interrupted at once.
+    Raises UnreachableError when it is down, AgentError with the last problem; PreconditionError and Interrupted at
+    once.
     """
     agent, settings = context.agents[name], context.settings.agent
     how = manner(standing, context.iteration)

@@ -6,7 +6,7 @@ import io
 import tokenize
 from pathlib import Path
 
-from autoexp.errors import AgentError, ProposalError, RepositoryError
+from autoexp.errors import AgentError, PreconditionError, ProposalError, RepositoryError, UnreachableError
 from autoexp.runs.events import Applied, Event
 from autoexp.runs.records import Patch, Proposal, Replace, SetConstant
 from autoexp.runs.state import Iteration, RunState
@@ -19,6 +19,7 @@ from autoexp.workspace.candidate import described
 from autoexp.workspace.constants import declared, replaced
 from autoexp.workspace.edits import replaced_text
 from autoexp.workspace.files import tail, write_atomic
+from autoexp.workspace.inbox import give_back, take_again
 from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
 from autoexp.workspace.repository import REGULAR, matches, tree_ref
 
@@ -40,11 +41,18 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
     if iteration.proposal is None:
         return _applied(context, "failed", "there is no proposal to apply", "nobody")
     by = "agent" if repair or not iteration.proposal.edits else "edits"
+    if iteration.proposer in PEOPLE:
+        take_again(context.paths, context.iteration)  # given back just before a crash
     try:
         edits = by == "edits"
         summary = make(iteration.proposal, worktree, context) if edits else _ask(state, iteration, worktree, context)
         return _inspect(state, iteration, worktree, context, summary, by)
-    except (ProposalError, RepositoryError, AgentError) as error:
+    except UnreachableError as error:
+        # what a person proposed must not be lost by an outage
+        back = not repair and iteration.proposer in PEOPLE and give_back(context.paths, context.iteration)
+        waits = "; the proposal waits in the queue again" if back else ""
+        return _applied(context, "failed", f"could not be applied: {error}{waits}", by)
+    except (ProposalError, RepositoryError, AgentError, PreconditionError) as error:
         return _applied(context, "failed", f"could not be applied: {error}", by)
 
 
