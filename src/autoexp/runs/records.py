@@ -241,8 +241,14 @@ def shares(proposer: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in proposer.split(","):
-        name, _, share = (word.strip() for word in part.partition("="))
-        found[name] = float(share) if share else 1.0
-        if not name or not 0.0 < found[name] < math.inf:
+        name, equals, share = (word.strip() for word in part.partition("="))
+        try:
+            value = float(share) if equals else 1.0
+        except ValueError:
+            value = math.nan
+        if not name or not 0.0 < value < math.inf:
             raise ValueError(f"{part.strip()!r} is no NAME=SHARE with a positive share")
+        if name in found:
+            raise ValueError(f"{name!r} is in it twice")
+        found[name] = value
     return found

@@ -78,7 +78,7 @@ def mixed(proposer: str) -> list[str]:
     try:
         return list(shares(proposer))
     except ValueError as error:
-        raise UsageError(f"--proposer: {error}", "autoexp start --proposer opencode=0.7,search=0.3") from error
+        raise UsageError(f"proposer {proposer}: {error}", "autoexp start --proposer opencode=0.7,search=0.3") from error
 
 
 def stage_changes(

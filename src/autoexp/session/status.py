@@ -47,6 +47,8 @@ class InProgress(BaseModel):
     stage: str
     attempt: int
     description: str
+    proposer: str = ""
+    """Who had the idea."""
     progress: Progress | None = None
     waits_for_device: bool = False
     """Another training is on the device: the budget and the deadline begin afterwards."""
@@ -58,6 +60,8 @@ class BestSoFar(BaseModel):
     commit: str
     metric: float
     description: str
+    proposer: str = ""
+    """Who had the idea."""
     gain: float | None = None
     """Against the baseline; positive is better."""
 
@@ -79,6 +83,8 @@ class Status(BaseModel):
     model_config = ConfigDict(extra="forbid")
     run_id: str
     branch: str
+    proposer: str
+    """Who has the ideas; of a mix all, with their shares."""
     live: bool
     """Whether a session works on the run right now."""
     pid: int | None
@@ -133,6 +139,7 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
     return Status(
         run_id=state.run_id,
         branch=state.branch,
+        proposer=state.plan.proposer,
         live=alive,
         pid=state.session.pid if alive and state.session else None,
         phase=_phase(state, summary),
@@ -218,6 +225,7 @@ def _in_progress(paths: RunPaths, state: RunState, number: int) -> InProgress:
         stage=iteration.stage,
         attempt=iteration.attempt,
         description=description,
+        proposer=iteration.proposer,
         progress=_progress(folder) if folder is not None else None,
         waits_for_device=folder is not None and (folder / WAIT_FILE).exists(),
     )
@@ -304,8 +312,12 @@ def _best(state: RunState, summary: dict[str, Any], baseline: float | None) -> B
     gain = None
     if baseline is not None:
         gain = baseline - state.best.metric if state.metric.direction == "min" else state.best.metric - baseline
+    trial = summary.get("best_trial") or {}
     return BestSoFar(
-        **state.best.model_dump(), description=(summary.get("best_trial") or {}).get("description", ""), gain=gain
+        **state.best.model_dump(),
+        description=trial.get("description", ""),
+        proposer=trial.get("proposer", ""),
+        gain=gain,
     )
 
 

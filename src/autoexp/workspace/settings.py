@@ -144,6 +144,8 @@ def load(workspace: Workspace, environ: Mapping[str, str] | None = None) -> Sett
     where, written = _file(workspace)
     _merge(merged, written)
     named = _environment(os.environ if environ is None else environ)
+    if named.get("run", {}).keys() & {"proposer", "proposers"}:
+        merged.get("run", {}).pop("proposers", None)  # one mix instead of the other, not both of them
     _merge(merged, named)
     try:
         settings = Settings.model_validate(merged)
