@@ -563,7 +563,10 @@ def _methods(found: Class) -> list[str]:
 
 
 def settings() -> str:
-    known = {**classes("workspace/settings.py"), **{name: classes("runs/records.py")[name] for name in ("Metric", "Budget")}}
+    known = {
+        **classes("workspace/settings.py"),
+        **{name: classes("runs/records.py")[name] for name in ("Metric", "Budget")},
+    }
     comments = _comments()
     intro = [
         *prose(

@@ -120,7 +120,9 @@ def test_flags_go_before_settings_and_can_lift_them(workspace: Workspace, monkey
     monkeypatch.setenv("AUTOEXP_BUDGET__MAX_COST", "5.00")
     settings = load(workspace)
     assert settings.budget == Budget(max_hours=8, until=0.95, max_cost=5)
-    plan = first_plan(settings, STAGES, None, {"budget": limits({"max_hours": "none", "max_trials": "7", "until": None})})
+    plan = first_plan(
+        settings, STAGES, None, {"budget": limits({"max_hours": "none", "max_trials": "7", "until": None})}
+    )
     assert plan.budget == Budget(max_trials=7, until=0.95, max_cost=5)
 
 

@@ -36,7 +36,9 @@ def test_turns_are_by_the_shares_and_the_same_for_the_same_seed() -> None:
 
 
 def test_shares_need_not_add_up_to_one() -> None:
-    assert [chosen({"a": 7, "b": 3}, 1, n) for n in range(50)] == [chosen({"a": 0.7, "b": 0.3}, 1, n) for n in range(50)]
+    assert [chosen({"a": 7, "b": 3}, 1, n) for n in range(50)] == [
+        chosen({"a": 0.7, "b": 0.3}, 1, n) for n in range(50)
+    ]
 
 
 @pytest.mark.parametrize(
