@@ -74,6 +74,10 @@ WORDS = {
     "Progress.budget_seconds": "Training time there is.",
     "Progress.fraction": "Part of the training that is done, 0 to 1.",
     "Progress.phase": "What the trainer is at, in its own word.",
+    "Spent.calls": "How often they were called.",
+    "Spent.input_tokens": "Tokens read.",
+    "Spent.output_tokens": "Tokens written.",
+    "Spent.cost_usd": "US dollars.",
     "InProgress.iteration": "Its number; 0 is the baseline.",
     "InProgress.stage": "The stage it is at.",
     "InProgress.attempt": "Counts from 1.",
@@ -105,7 +109,7 @@ WORDS = {
     "Status.best": "The best trial so far.",
     "Status.kept_commit": "The best program's commit.",
     "Status.in_progress": "The iterations under way.",
-    "Status.hint": "What to type next, when the last session ended with an error.",
+    "Status.hint": "What to type next, when no session is live.",
     "Status.notes": "The last remarks of the run.",
     "Status.paths": "Where things are.",
     # the other JSON
@@ -163,7 +167,7 @@ WORDS = {
     "SessionOpened.pid": "The session's process.",
     "SessionOpened.host": "Its machine.",
     "SessionOpened.plugins": "Plugins and their versions.",
-    "SessionClosed.reason": "done, stopped, pending, interrupted or error.",
+    "SessionClosed.reason": "In a word; see [exit codes](exit-codes.md#why-a-run-stopped).",
     "SessionClosed.detail": "In words.",
     "SessionClosed.hint": "What to type next.",
     "SessionClosed.exit_code": "What the command exits with.",
@@ -195,6 +199,7 @@ WORDS = {
     "Plan.stages": "Of setup, baseline and loop.",
     "Plan.loop": "Stages of the loop.",
     "Plan.target": "Iterations over the whole run.",
+    "Plan.budget": "When it ends, besides.",
     "Plan.workers": "Trainings at the same time.",
     "Plan.proposer": "Who has the ideas.",
     "Plan.executor": "Where trainings run.",
@@ -242,13 +247,31 @@ EVERYWHERE = {
 
 
 PLACEHOLDERS = {
-    **dict.fromkeys(("loops", "workers", "last", "tail"), "N"),
+    **dict.fromkeys(("loops", "workers", "last", "tail", "max-trials", "max-tokens", "plateau"), "N"),
+    **{"max-hours": "HOURS", "max-cost": "DOLLARS", "until": "VALUE"},
     **dict.fromkeys(("proposal-file", "file", "patch"), "PATH"),
     **dict.fromkeys(("from-stage", "to-stage"), "STAGE"),
     **dict.fromkeys(("only", "loop-only"), "LIST"),
     **dict.fromkeys(("proposer", "executor", "rule", "profile"), "NAME"),
 }
 """What stands for an option's value, where it is not the option's own name."""
+
+STOPS = [
+    ("`done`", "0", "All iterations that were asked for are done."),
+    ("`until`", "0", "The best is as good as `--until` wanted."),
+    ("`plateau`", "0", "So many iterations in a row were not kept."),
+    ("`max_hours`", "0", "The hours are used up."),
+    ("`max_trials`", "0", "The trainings are used up."),
+    ("`max_cost`", "0", "The dollars are used up, as far as agents report them."),
+    ("`max_tokens`", "0", "The tokens are used up, as far as agents report them."),
+    ("`stopped`", "0", "`autoexp stop`."),
+    ("`pending`", "0", "Stages that were not selected are left."),
+    ("`nothing_to_propose`", "3", "Neither the proposer nor the fallback has an idea that was not tried."),
+    ("`error`", "1, 2, 3", "An error; `ended` and `hint` say which."),
+    ("`interrupted`", "130", "A signal."),
+    ("`killed`", "", "The session left no word: it was killed, or the machine went down."),
+]
+"""(the word for why a run stopped, the exit code of its session, in words)."""
 
 TYPES = {
     "Command": "command",
@@ -263,6 +286,9 @@ TYPES = {
     "dict[str, str]": "table of texts",
     "dict[str, PositiveFloat]": "table of numbers above 0",
     "Direction": "`min` or `max`",
+    "Amount": 'number above 0, or `"none"`',
+    "Count": 'whole number above 0, or `"none"`',
+    "Goal": 'number, or `"none"`',
 }
 """The types of settings, in words."""
 
@@ -559,7 +585,10 @@ def _methods(found: Class) -> list[str]:
 
 
 def settings() -> str:
-    known = {**classes("workspace/settings.py"), "Metric": classes("runs/records.py")["Metric"]}
+    known = {
+        **classes("workspace/settings.py"),
+        **{name: classes("runs/records.py")[name] for name in ("Metric", "Budget")},
+    }
     comments = _comments()
     intro = [
         *prose(
@@ -681,15 +710,21 @@ def status() -> str:
             """
         ),
     ]
-    found = classes("session/status.py")
+    found = {**classes("session/status.py"), **classes("session/accounts.py")}
+    found["Spent"] = classes("runs/records.py")["Spent"]
     lines += fields_table(found["Status"])
     for name, where in (
         ("InProgress", "in `in_progress`"),
         ("Progress", "in `in_progress[].progress`"),
         ("BestSoFar", "in `best`"),
         ("Paths", "in `paths`"),
+        ("Limit", "in `limits`"),
+        ("Down", "in `unreachable`"),
+        ("Spending", "in `spent`"),
+        ("Spent", "in `spent.agents`, and in `show`"),
     ):
         lines += [f"### {name}, {where}", "", found[name].words, "", *fields_table(found[name])]
+    lines += ["Spending has the fields of Spent, for all agents together, besides its own.", ""]
     lines += [
         "`phase` is one of " + ", ".join(code(word) for word in _phases()) + ".",
         "",
@@ -743,7 +778,7 @@ def events() -> str:
             lines += [f"## {name}", "", each.words, "", *fields_table(each, skip=("type",))]
     records = classes("runs/records.py")
     lines += ["## Records inside events", ""]
-    for name in ("Plan", "Outcome", "Trial", "Metric"):
+    for name in ("Plan", "Budget", "Outcome", "Trial", "Metric"):
         lines += [f"### {name}", "", records[name].words, "", *fields_table(records[name])]
     lines += ["A proposal has [a page of its own](proposal.md).", ""]
     return page("Events", ["src/autoexp/runs/events.py", "src/autoexp/runs/records.py"], intro, lines)
@@ -816,7 +851,7 @@ def exit_codes() -> str:
         *table(
             ("Code", "Meaning"),
             [
-                ("0", "Done, or going on in the background."),
+                ("0", "Done, ended by its budget or on request, or going on in the background."),
                 ("1", "An error that two lines on stderr explain."),
                 ("2", "The command line or a settings file is wrong."),
                 (
@@ -843,6 +878,16 @@ def exit_codes() -> str:
             `runner.log`.
             """
         ),
+        "## Why a run stopped",
+        "",
+        *prose(
+            """
+            The word is in `autoexp status --json` (`stop_reason`), begins what `status` and `watch` say under
+            `ended`, and is the `reason` of the journal's `session_closed`. A planned end is no error: a script
+            that wants to tell a goal from a budget reads the word.
+            """
+        ),
+        *table(("Word", "Code", "Why"), STOPS),
         "## The errors behind the codes",
         "",
         "```text",

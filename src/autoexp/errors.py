@@ -3,11 +3,13 @@
     AutoexpError                exit 1   something went wrong that was expected to be able to
     ├── UsageError              exit 2   the command line or a settings file is wrong
     ├── PreconditionError       exit 3   something must be there first: data, git, a commit, a GPU, an agent
+    │   └── NothingToProposeError        the proposer and the fallback have no idea left
     ├── RunError                exit 1   no such run, a run that exists already, a run that is live
     ├── JournalError            exit 1   the journal cannot be read: newer release, damaged line
     ├── ProposalError           exit 1   a proposal does not fit the schema, or cannot be applied
     ├── RepositoryError         exit 1   git refused; carries git's own words
     ├── AgentError              exit 1   an agent gave no usable answer, or none in time
+    │   └── UnreachableError             its service limits us or is down, or it has failed too often to be asked now
     ├── DiskFullError           exit 1   no space left; nothing is lost, free some and resume
     └── Interrupted             exit 130 Ctrl-C, SIGTERM, SIGHUP: stopped at a safe point
 
@@ -35,6 +37,10 @@ class PreconditionError(AutoexpError):
     exit_code = 3
 
 
+class NothingToProposeError(PreconditionError):
+    pass
+
+
 class RunError(AutoexpError):
     pass
 
@@ -52,6 +58,10 @@ class RepositoryError(AutoexpError):
 
 
 class AgentError(AutoexpError):
+    pass
+
+
+class UnreachableError(AgentError):
     pass
 
 

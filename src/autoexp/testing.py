@@ -185,7 +185,7 @@ def plugged(plugins: Mapping[str, object]) -> Iterator[None]:
 
 def run(
     workspace: Workspace,
-    loops: int = 0,
+    loops: int | None = 0,
     proposer: Proposer | str | None = None,
     *,
     run_id: str = "test",

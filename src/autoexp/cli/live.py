@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from autoexp.cli import render
+from autoexp.cli import accounts, render
 from autoexp.errors import AutoexpError
 from autoexp.runs.state import RunState
 from autoexp.session import views
@@ -131,7 +131,8 @@ def view(watched: Watched, width: int, height: int) -> RenderableType:
     from rich.console import Group
 
     report = watched.report
-    top = [*_header(watched, report), *_work(report, width), _whole(report), _line("")]
+    said = [_line(render.clean(text), "yellow" if label == "agent" else "dim") for label, text in accounts.told(report)]
+    top = [*_header(watched, report), *_work(report, width), _whole(report), *said, _line("")]
     log = min(6, max(2, height // 6))
     room = max(1, height - len(top) - log - 3)
     trials = [_line(*line) for line in render.table(watched.rows[-room:], report.metric, width)]
@@ -157,7 +158,8 @@ def _header(watched: Watched, report: Status) -> list[RenderableType]:
     grid.add_column(justify="right", no_wrap=True)
     title = _line(report.run_id, "bold")
     title.append(f"  branch {render.clean(report.branch)}", "not bold dim")
-    grid.add_row(title, _line(f"  {report.iterations_completed} of {report.target}  {render.clock(elapsed)}"))
+    done = f"{report.iterations_completed}" + (f" of {report.target}" if report.target is not None else " done")
+    grid.add_row(title, _line(f"  {done}  {render.clock(elapsed)}"))
     counts = render.counted(report.counts)
     best = report.best
     if best is None:
@@ -218,7 +220,9 @@ def _whole(report: Status) -> RenderableType:
     """How far the whole run is: its iterations, the baseline and the parts of those under way."""
     parts = sum(item.progress.fraction or 0.0 for item in report.in_progress if item.progress is not None)
     done = report.iterations_completed + report.baseline_done + parts
-    return _bar("run", min(1.0, done / (report.target + 1)), report.eta_seconds)
+    fractions = [done / (report.target + 1)] if report.target is not None else []
+    fractions += [(each.used or 0.0) / each.limit for each in report.limits if each.name.startswith("max_")]
+    return _bar("run", min(1.0, max(fractions)) if fractions else None, report.eta_seconds, pulse=False)
 
 
 def _brief(line: str) -> str:
@@ -241,7 +245,7 @@ def summarise(watched: Watched) -> None:
     for line in chart(watched.rows, min(render.width() or CHART_COLUMNS, CHART_COLUMNS) - 10):
         render.say(re.sub("[─│┐┘●]+", lambda found: render.paint(found[0], "green"), line))
     best = report.best
-    done = f"{report.iterations_completed} of {report.target} iterations"
+    done = accounts.iterations(report)
     fields = [
         ("ended", render.clean(report.ended or "")),
         ("done", ": ".join(filter(None, (done, render.counted(report.counts))))),
@@ -251,6 +255,7 @@ def summarise(watched: Watched) -> None:
         fields.append((report.metric, render.paint(number, "green bold") if best.gain else number))
         fields.append(("best", f"iteration {best.iteration} ({best.commit[:7]}), {render.clean(best.description)}"))
         fields.append(("branch", render.clean(report.branch)))
+    fields += [(label, render.clean(text)) for label, text in accounts.told(report)]
     flag = render.run_flag(watched.paths.folder)
     commands = [f"autoexp log{flag}", f"autoexp show {best.iteration if best else 0}{flag}"] if watched.rows else []
     if best is not None and best.iteration:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoexp.cli import accounts
+
 if TYPE_CHECKING:
     from autoexp.runs.state import RunState
     from autoexp.session.looking import Plugins, Row, Shown
@@ -127,7 +129,7 @@ def show_status(report: Status) -> None:
     """A run at a glance."""
     state = paint("live", "green bold") + f", pid {report.pid}" if report.live else paint("not running", "yellow")
     say(f"{paint(report.run_id, 'bold')}  {state}  {paint('branch ' + report.branch, 'dim')}")
-    done = f"{report.iterations_completed} of {report.target} iterations"
+    done = accounts.iterations(report)
     done += f": {counted(report.counts)}" if counted(report.counts) else ""
     done += f"; about {clock(report.eta_seconds)} left" if report.eta_seconds is not None else ""
     show_fields((("now", clean(report.waiting_on)), ("done", done)))
@@ -148,6 +150,9 @@ def show_status(report: Status) -> None:
         elif training(item):
             show_fields((("", training(item)),))
     show_fields((("ended", clean(report.ended or "")),))
+    show_fields(
+        (label, paint(clean(text), "yellow" if label == "agent" else "")) for label, text in accounts.told(report)
+    )
     show_fields((("queued", f"{report.queued} of your proposals" if report.queued else ""),))
     show_fields(("note", clean(note)) for note in report.notes[-3:])
     where = [short(report.paths.run), short(report.paths.log)]
@@ -162,9 +167,8 @@ def _next(report: Status) -> str:
         return f"autoexp watch{flag}   autoexp stop{flag}"
     if report.hint and not report.hint.startswith("autoexp resume"):  # below it is given the run's id where needed
         return clean(report.hint)
-    if report.phase == "done":
-        return f"autoexp log{flag}   autoexp resume{flag} --loops 5"
-    return f"autoexp resume{flag}"
+    again = (report.hint or "autoexp resume").replace("autoexp resume", f"autoexp resume{flag}", 1)
+    return f"autoexp log{flag}   {again}" if report.phase == "done" else again
 
 
 def run_flag(folder: Path) -> str:
@@ -246,12 +250,15 @@ def show_table(rows: Sequence[Row], metric: str) -> None:
 
 
 def show_log(state: RunState, rows: Sequence[Row]) -> None:
-    """The table of trials, and what is under way."""
+    """The table of trials, what is under way, and what the agents took."""
     show_table(rows, state.metric.name)
     for number, iteration in sorted(state.open.items()):
         if iteration.trial is None:
             words = clean(iteration.proposal.description) if iteration.proposal else "baseline"
             say(paint(cut(f"{number}  at {iteration.stage}: {words}", width()), "cyan"))
+    if state.spent.calls:
+        each = "; ".join(f"{clean(name)} {accounts.spending(agent.spent)}" for name, agent in state.agents.items())
+        say(paint(cut(f"agents: {each}", width()), "dim"))
 
 
 def show_iteration(found: Shown) -> None:
@@ -271,6 +278,7 @@ def show_iteration(found: Shown) -> None:
         for edit in found.proposal.edits:
             words = f"set {edit.name} = {edit.value!r}" if edit.op == "set" else getattr(edit, "path", "a patch")
             show_fields((("edit", clean(words if edit.op != "replace" else f"replace text in {words}")),))
+    show_fields((("spent", accounts.spending(found.spent)),))
     show_fields((("commit", found.commit), ("ref", found.ref), ("base", found.base)))
     for attempt in found.attempts:
         _attempt(attempt)

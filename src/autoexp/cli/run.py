@@ -38,6 +38,12 @@ ProposerName = Annotated[str | None, typer.Option("--proposer", help="Who has th
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="Where trainings run.")]
 RuleName = Annotated[str | None, typer.Option("--rule", help="What decides.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at the same time, one a device.")]
+MaxHours = Annotated[str | None, typer.Option("--max-hours", help="Open no iteration after so many hours of work.")]
+MaxTrials = Annotated[str | None, typer.Option("--max-trials", help="... after so many trainings, of whatever kind.")]
+MaxCost = Annotated[str | None, typer.Option("--max-cost", help="... after so many US dollars, as agents report them.")]
+MaxTokens = Annotated[str | None, typer.Option("--max-tokens", help="... after so many tokens, as agents report them.")]
+Until = Annotated[str | None, typer.Option("--until", help="... once the best metric is as good as this.")]
+Plateau = Annotated[str | None, typer.Option("--plateau", help="... after so many iterations in a row without a keep.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -66,9 +72,15 @@ def start(
     executor: ExecutorName = None,
     rule: RuleName = None,
     workers: Workers = None,
+    max_hours: MaxHours = None,
+    max_trials: MaxTrials = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    until: Until = None,
+    plateau: Plateau = None,
     json: AsJson = False,
 ) -> None:
-    """Begin a run: set-up, baseline, then --loops iterations."""
+    """Begin a run: set-up, baseline, then --loops iterations, or as many as a budget allows."""
     from autoexp.runs.plan import select
     from autoexp.session.create import create_run
     from autoexp.session.planning import first_plan
@@ -79,7 +91,8 @@ def start(
     settings = load(workspace)
     stages = select(only, loop_only, from_stage, to_stage)
     changes = _changes(no_stochastic, auto_prepare, proposer, executor, rule, workers)
-    plan = first_plan(settings, stages, loops or 0, changes)
+    changes |= _budget(max_hours, max_trials, max_cost, max_tokens, until, plateau)
+    plan = first_plan(settings, stages, loops, changes)
     proposal = _proposal(proposal_file)
     paths = create_run(workspace, settings, plan, run_id, branch)
     _queue(paths, proposal)
@@ -101,9 +114,18 @@ def resume(
     executor: ExecutorName = None,
     rule: RuleName = None,
     workers: Workers = None,
+    max_hours: MaxHours = None,
+    max_trials: MaxTrials = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    until: Until = None,
+    plateau: Plateau = None,
     json: AsJson = False,
 ) -> None:
-    """Go on with a run: finish what is under way, then do --loops more (left out: what was asked for before)."""
+    """Go on with a run: finish what is under way, then do --loops more (left out: what was asked for before).
+
+    Hours, trainings, dollars and tokens are that many more, from now; 0 or none lifts a limit.
+    """
     from autoexp.runs.journal import check
     from autoexp.session.background import submit
     from autoexp.session.planning import checked, stage_changes
@@ -115,6 +137,7 @@ def resume(
     paths = workspace.existing(run_id)
     check(paths.journal)  # a journal of a newer release is refused here, before anything is written
     changes = _changes(no_stochastic, auto_prepare, proposer, executor, rule, workers)
+    changes |= _budget(max_hours, max_trials, max_cost, max_tokens, until, plateau)
     changes |= stage_changes(only, loop_only, from_stage, to_stage)
     checked(load(workspace), changes)
     _queue(paths, _proposal(proposal_file))
@@ -168,6 +191,22 @@ def _changes(
     named = {"proposer": proposer, "executor": executor, "rule": rule, "workers": workers}
     named |= {"stochastic": stochastic, "auto_prepare": auto_prepare}
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _budget(
+    max_hours: str | None,
+    max_trials: str | None,
+    max_cost: str | None,
+    max_tokens: str | None,
+    until: str | None,
+    plateau: str | None,
+) -> dict[str, Any]:
+    """The limits of the plan that the flags set or lift. Raises UsageError."""
+    from autoexp.session.planning import limits
+
+    named = {"max_hours": max_hours, "max_trials": max_trials, "max_cost": max_cost, "max_tokens": max_tokens}
+    found = limits({**named, "until": until, "plateau": plateau})
+    return {"budget": found} if found else {}
 
 
 def _proposal(file: Path | None) -> Any:

@@ -52,6 +52,7 @@ class AgentProposer:
             may_edit=at_once,
             conversation=state.talk(context.iteration, self.name),
             check=lambda answer: _refusal(answer, worktree, state.tip, at_once, context),
+            standing=state.agents.get(self.name),
         )
         if at_once and (edited := _edits(worktree, state.tip, context)):
             return proposal.model_copy(update={"edits": (edited,)})

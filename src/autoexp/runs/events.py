@@ -15,7 +15,7 @@ FORMAT = 2
 
 class _Event(Record):
     at: float = Field(default_factory=lambda: round(time.time(), 3))
-    """Seconds since the epoch, for people; nothing is decided by it."""
+    """Seconds since the epoch. Nothing is decided by it but whether the hours of a budget are used up."""
 
 
 class RunCreated(_Event):

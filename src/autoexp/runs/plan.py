@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoexp.errors import UsageError
+from autoexp.runs import budget
 from autoexp.runs.records import Plan
 from autoexp.runs.state import LOOP, TOP, RunState
 
@@ -28,7 +29,8 @@ def next_stages(state: RunState, plan: Plan) -> tuple[Step, ...]:
     """The steps that may run now, in the order in which they are to be tried. Empty: nothing is left.
 
     Iterations under way come first, the lowest number first. A new one opens when a worker is free, the earlier
-    ones have been committed, and the target is not reached. Records and decisions wait for all lower numbers.
+    ones have been committed, and neither the target nor a limit of the budget is reached. Records and decisions wait
+    for all lower numbers.
     """
     looping = "loop" in plan.stages
     if not state.setup_done:
@@ -57,7 +59,9 @@ def baseline_failed(state: RunState) -> bool:
 
 
 def _may_open(state: RunState, plan: Plan) -> bool:
-    if state.stopping or 0 in state.open or state.next_number > plan.target or len(state.open) >= plan.workers:
+    if state.stopping or 0 in state.open or len(state.open) >= plan.workers:
+        return False
+    if (plan.target is not None and state.next_number > plan.target) or budget.reached(state, plan):
         return False
     early = ("propose", "apply", "commit")
     return all(iteration.stage not in early for iteration in state.open.values())

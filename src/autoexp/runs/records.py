@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveInt
 
 Decision = Literal["keep", "discard", "crash", "inconclusive"]
 Direction = Literal["min", "max"]
@@ -152,6 +152,22 @@ class Spent(Record):
     """Calls whose cost nobody reported: the sum is then a lower bound."""
 
 
+class AgentRecord(Record):
+    """An agent of a run: what it took, and whether it answers."""
+
+    spent: Spent = Spent()
+    since: float | None = None
+    """When the first of its calls failed that have failed in a row, up to the last one; None when that was good."""
+    problem: str = ""
+    """What was wrong with the last one."""
+    busy: bool = False
+    """That was a rate limit or an outage."""
+    failures: int = 0
+    """Failed calls in a row that were neither."""
+    rests_until: int = 0
+    """Not asked before this iteration; in an outage only people's proposals in words wait for it."""
+
+
 class Best(Record):
     """The best trial so far: what the next proposal starts from and the run branch holds."""
 
@@ -160,12 +176,49 @@ class Best(Record):
     metric: float
 
 
+def _lifted(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+def _lifted_by_zero(value: Any) -> Any:
+    return None if value in ("none", "0", 0) and value is not False else value
+
+
+Amount = Annotated[Annotated[FiniteFloat, Field(gt=0)] | None, BeforeValidator(_lifted_by_zero)]
+"""A limit; 0 and "none" are none."""
+Count = Annotated[PositiveInt | None, BeforeValidator(_lifted_by_zero)]
+"""A limit in whole numbers; 0 and "none" are none."""
+Goal = Annotated[FiniteFloat | None, BeforeValidator(_lifted)]
+"""A value of the metric; "none" is none."""
+
+
+class Budget(Record):
+    """When a run opens no more iterations. What is under way is finished, and the baseline is measured all the same."""
+
+    max_hours: Amount = None
+    """Hours that the run's sessions work, added up over resumes. What a killed session did after the last thing that it
+    wrote down is not counted, nor a training that goes on without a session."""
+    max_trials: Count = None
+    """Trainings of the whole run: the baseline, each iteration, each repair and rerun of one that was started. An
+    evaluation that is done again and a candidate that was refused are none. Iterations under way may still be repaired
+    past it."""
+    max_cost: Amount = None
+    """US dollars, as the agents report them. Calls of unknown cost count as nothing, and are told."""
+    max_tokens: Count = None
+    """Tokens that agents read and wrote, as they report them."""
+    until: Goal = None
+    """Enough: a best as good as this, in the metric's direction."""
+    plateau: Count = None
+    """Decided iterations in a row of which none was kept. A resume of a run that this has ended counts anew."""
+
+
 class Plan(Record):
     """What a session is asked to do. `target` counts completed loop iterations over the whole run."""
 
     stages: tuple[str, ...] = ("setup", "baseline", "loop")
     loop: tuple[str, ...] = ("propose", "apply", "commit", "train", "triage", "record", "decide")
-    target: int = 0
+    target: int | None = 0
+    """None: until the budget ends it."""
     workers: int = 1
     proposer: str = "search"
     executor: str = "local"
@@ -173,6 +226,7 @@ class Plan(Record):
     stochastic: bool = True
     """Whether agents (large language models) may be asked at all; `--no-stochastic` says no."""
     auto_prepare: bool = True
+    budget: Budget = Budget()
 
     @property
     def proposers(self) -> dict[str, float]:
@@ -187,8 +241,14 @@ def shares(proposer: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in proposer.split(","):
-        name, _, share = (word.strip() for word in part.partition("="))
-        found[name] = float(share) if share else 1.0
-        if not name or not 0.0 < found[name] < math.inf:
+        name, equals, share = (word.strip() for word in part.partition("="))
+        try:
+            value = float(share) if equals else 1.0
+        except ValueError:
+            value = math.nan
+        if not name or not 0.0 < value < math.inf:
             raise ValueError(f"{part.strip()!r} is no NAME=SHARE with a positive share")
+        if name in found:
+            raise ValueError(f"{name!r} is in it twice")
+        found[name] = value
     return found

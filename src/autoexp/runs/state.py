@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from autoexp.errors import JournalError
 from autoexp.runs import events as ev
-from autoexp.runs.records import Best, Metric, Outcome, Plan, Proposal, Record, Spent, Trial
+from autoexp.runs.records import AgentRecord, Best, Metric, Outcome, Plan, Proposal, Record, Spent, Trial
+from autoexp.runs.resting import judged, rested
 
 BASELINE = ("baseline", "train", "triage", "record", "decide")
 """The stages of iteration 0."""
@@ -66,7 +68,15 @@ class RunState(Record):
     next_number: int = 1
     """The number that the next loop iteration will get."""
     best: Best | None = None
+    earlier_seconds: float = 0.0
+    """What the sessions before the present one worked; of a closed one, it too."""
+    trainings: int = 0
+    """That were started, re-evaluations not counted."""
+    since_keep: int = 0
+    """Iterations decided in a row of which none was kept."""
     spent: Spent = Spent()
+    agents: dict[str, AgentRecord] = {}
+    """By the name of each agent that was called."""
     conversations: dict[int, tuple[str, str]] = {}
     """(agent, its name for the conversation) of the iterations under way and of the one that is being proposed."""
     stopping: bool = False
@@ -82,6 +92,13 @@ class RunState(Record):
     def completed(self) -> int:
         """Completed loop iterations, the baseline not counted."""
         return len(self.trials) - (1 if self.trials and self.trials[0].iteration == 0 else 0)
+
+    @property
+    def worked_seconds(self) -> float:
+        """Wall time of the run's sessions, up to the last event: nothing but the journal's own times."""
+        if self.session is None or self.closed is not None:
+            return self.earlier_seconds
+        return self.earlier_seconds + max(0.0, self.updated_at - self.session.at)
 
     @property
     def free_slot(self) -> int:
@@ -173,11 +190,20 @@ def _stop_requested(state: RunState, event: ev.StopRequested) -> Changes:
 
 
 def _session_opened(state: RunState, event: ev.SessionOpened) -> Changes:
-    return {"session": event, "closed": None}
+    # who resumes what had come to a standstill wants to see more of it
+    again = state.closed is not None and state.closed.reason == "plateau"
+    return {
+        "session": event,
+        "closed": None,
+        "earlier_seconds": state.worked_seconds,
+        "since_keep": 0 if again else state.since_keep,
+        "agents": {name: rested(agent) for name, agent in state.agents.items()},
+    }
 
 
 def _session_closed(state: RunState, event: ev.SessionClosed) -> Changes:
-    return {"closed": event}
+    worked = max(0.0, event.at - state.session.at) if state.session is not None and state.closed is None else 0.0
+    return {"closed": event, "earlier_seconds": state.earlier_seconds + worked}
 
 
 def _setup_done(state: RunState, event: ev.SetupDone) -> Changes:
@@ -251,7 +277,8 @@ def _committed(state: RunState, event: ev.Committed) -> Changes:
 
 def _training_started(state: RunState, event: ev.TrainingStarted) -> Changes:
     iteration = _open(state, event.iteration)
-    return _moved(state, iteration, "train", job=event)
+    again = iteration.job is not None or iteration.reevaluate is not None
+    return {**_moved(state, iteration, "train", job=event), "trainings": state.trainings + (not again)}
 
 
 def _training_ended(state: RunState, event: ev.TrainingEnded) -> Changes:
@@ -295,6 +322,7 @@ def _decided(state: RunState, event: ev.Decided) -> Changes:
     return {
         "open": rest,
         "trials": (*state.trials, trial),
+        "since_keep": 0 if event.decision == "keep" or event.iteration == 0 else state.since_keep + 1,
         "best": best,
         "baseline_closed": closed,
         "conversations": talks,
@@ -302,22 +330,33 @@ def _decided(state: RunState, event: ev.Decided) -> Changes:
 
 
 def _agent_called(state: RunState, event: ev.AgentCalled) -> Changes:
-    spent = state.spent
-    counted = event.input_tokens is not None or event.output_tokens is not None
     conversations = state.conversations
     if event.conversation:
         conversations = {**conversations, event.iteration: (event.agent, event.conversation)}
+    before = state.agents.get(event.agent, AgentRecord())
+    after = judged(before, event).model_copy(update={"spent": _added(before.spent, event)})
     return {
-        "spent": Spent(
-            calls=spent.calls + 1,
-            input_tokens=spent.input_tokens + (event.input_tokens or 0),
-            output_tokens=spent.output_tokens + (event.output_tokens or 0),
-            cost_usd=spent.cost_usd + (event.cost_usd or 0.0),
-            uncounted=spent.uncounted + (not counted),
-            unpriced=spent.unpriced + (event.cost_usd is None),
-        ),
+        "spent": _added(state.spent, event),
+        "agents": {**state.agents, event.agent: after},
         "conversations": conversations,
     }
+
+
+def sum_of(calls: Iterable[ev.AgentCalled]) -> Spent:
+    """What these calls took together."""
+    return functools.reduce(_added, calls, Spent())
+
+
+def _added(spent: Spent, event: ev.AgentCalled) -> Spent:
+    counted = event.input_tokens is not None or event.output_tokens is not None
+    return Spent(
+        calls=spent.calls + 1,
+        input_tokens=spent.input_tokens + (event.input_tokens or 0),
+        output_tokens=spent.output_tokens + (event.output_tokens or 0),
+        cost_usd=spent.cost_usd + (event.cost_usd or 0.0),
+        uncounted=spent.uncounted + (not counted),
+        unpriced=spent.unpriced + (event.cost_usd is None),
+    )
 
 
 def _noted(state: RunState, event: ev.Noted) -> Changes:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from autoexp.errors import AutoexpError, PreconditionError, RunError
 from autoexp.runs import events as ev
 from autoexp.runs.journal import decode, read
-from autoexp.runs.records import Outcome, Proposal, Trial
-from autoexp.runs.state import RunState, begin, reduce, replay
+from autoexp.runs.records import Outcome, Proposal, Spent, Trial
+from autoexp.runs.state import RunState, begin, reduce, replay, sum_of
 from autoexp.workspace.files import tail
 from autoexp.workspace.paths import LOG_FILE, PATCH_FILE, RunPaths, Workspace
 
@@ -147,6 +147,8 @@ class Shown(BaseModel):
     decision: str | None
     why: str
     attempts: list[Attempt]
+    spent: Spent
+    """What the agents took for it."""
     diff: str
     log_tail: list[str]
     files: list[str]
@@ -187,6 +189,7 @@ def shown(workspace: Workspace, paths: RunPaths, number: int, log_lines: int) ->
         decision=trial.decision if trial else None,
         why=trial.why if trial else "",
         attempts=attempts,
+        spent=sum_of(event for event in own if isinstance(event, ev.AgentCalled)),
         diff=_diff(workspace, paths, base, commit, paths.attempt(number, attempts[-1].number if attempts else 1)),
         log_tail=_log_tail(paths, attempts, log_lines),
         files=sorted(str(path) for path in paths.iteration(number).rglob("*") if path.is_file()),

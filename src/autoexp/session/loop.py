@@ -16,18 +16,28 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoexp.errors import AutoexpError, Interrupted, RepositoryError, RunError, UsageError
+from autoexp.errors import (
+    AutoexpError,
+    Interrupted,
+    NothingToProposeError,
+    RepositoryError,
+    RunError,
+    UsageError,
+)
 from autoexp.plugins.manager import parts, plugin_manager, versions
+from autoexp.runs import budget
 from autoexp.runs import events as ev
 from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
 from autoexp.session import requests, snapshot, views
+from autoexp.session.foresight import doubts, refuse_missing
 from autoexp.session.words import told
 from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
 from autoexp.workspace import settings as settings_module
 from autoexp.workspace.files import explained
+from autoexp.workspace.inbox import queued
 from autoexp.workspace.locks import Lock, held
 from autoexp.workspace.paths import LOG_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository
@@ -144,6 +154,9 @@ class Session:
             (self.rules, self.state.plan.rule, "decision rule"),
         ):
             pick(names, name, kind)
+        if not queued(self.paths) and not self.paths.override.exists():  # else a person has the next idea
+            refuse_missing(self.state, self.agents)
+        self._note_doubts()
         views.write_results(self.workspace, self.paths, self.state, self.log)
         if self.state.setup_done:
             self._move_branch()
@@ -157,6 +170,11 @@ class Session:
                 f"{budget} was {before[budget]:g} when the trials were made and is now {judged[budget]:g}",
                 "put it back, or begin anew: autoexp start",
             )
+
+    def _note_doubts(self) -> None:
+        for text, key in doubts(self.state, self.agents):
+            if all(note.key != key for note in self.state.notes):
+                self._note(text, key)
 
     def _loop(self) -> None:
         wait = SHORTEST_WAIT
@@ -221,6 +239,8 @@ class Session:
         self.journal.append(event)
         before, self.state = self.state, after
         self.log(told(event))
+        if isinstance(event, ev.AgentCalled) and not event.problem:
+            self._note_doubts()
         self._since_snapshot += 1
         if self._since_snapshot >= snapshot.EVERY:
             self._snapshot()
@@ -287,7 +307,7 @@ class Session:
 
     def _plan(self, name: str, request: requests.Request, fresh: bool) -> None:
         try:
-            plan = requests.planned(self.state.plan, request, self.state.completed, fresh)
+            plan = requests.planned(self.state.plan, request, self.state.completed, fresh, budget.used(self.state))
         except ValidationError as error:  # of another release of autoexp
             self._note(f"a request was not understood, and is dropped: {error.errors()[0]['msg']}", f"request-{name}")
         else:
@@ -305,15 +325,22 @@ class Session:
                 )
 
     def _reason(self) -> tuple[str, str]:
-        left = pending(self.state, self.state.plan)
+        """(why the session ends, in a word; in words)."""
+        plan = self.state.plan
+        left = pending(self.state, plan)
         if self._end_now or self.state.stopping:
             return "stopped", "on request"
         if left:
             return "pending", "not selected: " + ", ".join(left)
+        wanted = "loop" in plan.stages and (plan.target is None or self.state.completed < plan.target)
+        if wanted and (limit := budget.reached(self.state, plan)):
+            return limit
         return "done", f"{self.state.completed} iteration" + ("s" if self.state.completed != 1 else "")
 
     def _close_with(self, error: AutoexpError) -> None:
         reason = "interrupted" if isinstance(error, Interrupted) else "error"
+        if isinstance(error, NothingToProposeError):
+            reason = "nothing_to_propose"
         self._close(reason, str(error), error.hint, error.exit_code)
 
     def _close(self, reason: str, detail: str = "", hint: str = "", exit_code: int = 0) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from autoexp.errors import UsageError
 from autoexp.plugins.manager import parts, plugin_manager
+from autoexp.runs import budget
 from autoexp.runs.plan import select
-from autoexp.runs.records import Plan, shares
+from autoexp.runs.records import Budget, Plan, shares
 from autoexp.spec.context import pick
 from autoexp.workspace.settings import Settings
 
@@ -20,13 +23,36 @@ _KINDS = {
 
 
 def first_plan(
-    settings: Settings, stages: tuple[tuple[str, ...], tuple[str, ...]], loops: int, changes: Mapping[str, Any]
+    settings: Settings, stages: tuple[tuple[str, ...], tuple[str, ...]], loops: int | None, changes: Mapping[str, Any]
 ) -> Plan:
-    """The plan of a new run. Raises UsageError for a part that no plugin provides."""
+    """The plan of a new run. Without `loops` a budget decides how many there are; without one there are none.
+
+    Raises UsageError for a part that no plugin provides.
+    """
     named = {"proposer": _proposer(settings), "executor": settings.run.executor, "rule": settings.run.rule}
-    fields = {**named, "workers": settings.run.workers, **changes}
+    limits = {**settings.budget.model_dump(), **changes.get("budget", {})}
+    fields = {**named, "workers": settings.run.workers, **changes, "budget": limits}
     checked(settings, fields)
-    return Plan.model_validate({"stages": stages[0], "loop": stages[1], "target": loops, **fields})
+    plan = Plan.model_validate({"stages": stages[0], "loop": stages[1], "target": loops or 0, **fields})
+    return plan.model_copy(update={"target": None}) if loops is None and budget.limited(plan) else plan
+
+
+def limits(given: Mapping[str, str | None]) -> dict[str, Any]:
+    """The limits that flags set, by name; one that they lift is None.
+
+    Raises UsageError for what is no such limit.
+    """
+    wanted = {name: text for name, text in given.items() if text is not None}
+    try:
+        return Budget.model_validate(wanted).model_dump(include=set(wanted))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        flag = f"--{name.replace('_', '-')}"
+        example = {"max_hours": "8", "max_cost": "5.00", "until": "0.95", "max_tokens": "1000000"}.get(name, "20")
+        raise UsageError(
+            f"{flag} {wanted[name]}: {first['msg']} (or 'none')", f"autoexp start {flag} {example}"
+        ) from error
 
 
 def _proposer(settings: Settings) -> str:
@@ -52,7 +78,7 @@ def mixed(proposer: str) -> list[str]:
     try:
         return list(shares(proposer))
     except ValueError as error:
-        raise UsageError(f"--proposer: {error}", "autoexp start --proposer opencode=0.7,search=0.3") from error
+        raise UsageError(f"proposer {proposer}: {error}", "autoexp start --proposer opencode=0.7,search=0.3") from error
 
 
 def stage_changes(

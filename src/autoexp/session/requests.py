@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from autoexp.runs.budget import AMOUNTS
 from autoexp.runs.records import Plan, Record
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.paths import RunPaths
@@ -50,13 +52,21 @@ def waiting(paths: RunPaths) -> list[tuple[str, Request, Path]]:
     return found
 
 
-def planned(plan: Plan, request: Request, completed: int, fresh: bool) -> Plan:
+def planned(plan: Plan, request: Request, completed: int, fresh: bool, used: Mapping[str, float] | None = None) -> Plan:
     """The plan after a request: `loops` more than were planned in a session at work, else more than are completed.
 
     `fresh`: the session has just opened. Then a request that a killed session left behind, and the one of the resume
-    that follows, do not add up.
+    that follows, do not add up. Hours, trainings, dollars and tokens are that many more than are `used`. When they are
+    asked for without `loops`, and the target is reached, only they say when it ends.
     """
+    limits: dict[str, Any] = dict(request.changes.get("budget", {}))
+    for name in AMOUNTS:
+        if limits.get(name) is not None:
+            limits[name] += (used or {}).get(name, 0)
     target = plan.target
     if request.loops is not None:
-        target = (completed if fresh else max(target, completed)) + request.loops
-    return Plan.model_validate({**plan.model_dump(), **request.changes, "target": target})
+        target = (completed if fresh or target is None else max(target, completed)) + request.loops
+    elif target is not None and completed >= target and any(limit is not None for limit in limits.values()):
+        target = None
+    budget = {**plan.budget.model_dump(), **limits}
+    return Plan.model_validate({**plan.model_dump(), **request.changes, "budget": budget, "target": target})

@@ -23,6 +23,8 @@ from autoexp.workspace.paths import RunPaths
 EVERY, FEW = 1000, 100
 """Events after which a session takes a new snapshot, and events that are worth one when it closes."""
 _TAIL_BYTES = 4096
+_FIELDS = sorted(RunState.model_fields)
+"""A release with more of them would read defaults out of an older snapshot, instead of what the journal says."""
 
 
 def load(paths: RunPaths) -> RunState:
@@ -45,7 +47,7 @@ def load(paths: RunPaths) -> RunState:
 
 def save(paths: RunPaths, state: RunState, journal_bytes: int) -> None:
     """Take a snapshot of the state that the first `journal_bytes` of the journal add up to."""
-    head = {"journal_bytes": journal_bytes, "tail": _tail(paths.journal, journal_bytes)}
+    head = {"journal_bytes": journal_bytes, "tail": _tail(paths.journal, journal_bytes), "fields": _FIELDS}
     write_atomic(paths.snapshot, json.dumps(head) + "\n" + state.model_dump_json() + "\n")
 
 
@@ -54,7 +56,7 @@ def _snapshot(paths: RunPaths) -> tuple[RunState, int] | None:
         head, _, body = paths.snapshot.read_bytes().partition(b"\n")
         fields = json.loads(head)
         offset = int(fields["journal_bytes"])
-        if fields["tail"] != _tail(paths.journal, offset):
+        if fields["fields"] != _FIELDS or fields["tail"] != _tail(paths.journal, offset):
             return None
         return RunState.model_validate_json(body), offset
     except (OSError, ValueError, KeyError, TypeError, ValidationError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from autoexp.runs import budget
 from autoexp.runs.state import RunState
+from autoexp.session.accounts import Down, Limit, Spending, limits, more, seconds_left, spending, unreachable
 from autoexp.session.background import live
 from autoexp.session.snapshot import load
 from autoexp.workspace.inbox import queued
@@ -19,8 +22,10 @@ from autoexp.workspace.report import progress
 Phase = Literal["setup", "baseline", "loop", "done"]
 
 
-SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "typical_seconds"}
+SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "last_trials", "typical_seconds"}
 """What is taken from `views.summary`."""
+NEEDED = SUMMARY | (RunState.model_fields.keys() - {"trials"})
+"""What state.json of this release holds; an older one is not enough."""
 
 
 class Progress(BaseModel):
@@ -42,6 +47,8 @@ class InProgress(BaseModel):
     stage: str
     attempt: int
     description: str
+    proposer: str = ""
+    """Who had the idea."""
     progress: Progress | None = None
     waits_for_device: bool = False
     """Another training is on the device: the budget and the deadline begin afterwards."""
@@ -53,6 +60,8 @@ class BestSoFar(BaseModel):
     commit: str
     metric: float
     description: str
+    proposer: str = ""
+    """Who had the idea."""
     gain: float | None = None
     """Against the baseline; positive is better."""
 
@@ -74,6 +83,8 @@ class Status(BaseModel):
     model_config = ConfigDict(extra="forbid")
     run_id: str
     branch: str
+    proposer: str
+    """Who has the ideas; of a mix all, with their shares."""
     live: bool
     """Whether a session works on the run right now."""
     pid: int | None
@@ -83,7 +94,8 @@ class Status(BaseModel):
     setup_done: bool
     baseline_done: bool
     iterations_completed: int
-    target: int
+    target: int | None
+    """How many were asked for, over the whole run; null: as many as the budget lasts."""
     counts: dict[str, int]
     metric: str
     direction: str
@@ -94,9 +106,18 @@ class Status(BaseModel):
     kept_commit: str | None
     in_progress: list[InProgress]
     eta_seconds: float | None
-    """Until the target is reached, by the median of the trials so far."""
+    """Until the target is reached or the hours or trainings of the budget are used up, by the median of the trials so
+    far."""
     ended: str | None
     """How the last session ended, when none is live."""
+    stop_reason: str | None
+    """The same in a word; see [exit codes](exit-codes.md#why-a-run-stopped). Null while one is live or before any."""
+    limits: list[Limit]
+    """The limits of the budget."""
+    spent: Spending
+    """What the agents took, as they report it."""
+    unreachable: list[Down]
+    """Agents that do not answer."""
     hint: str | None
     queued: int
     """Proposals of people that wait."""
@@ -114,9 +135,11 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
     alive = live(paths)
     working = [_in_progress(paths, state, number) for number in sorted(state.open)]
     baseline = summary["baseline"]["metric"] if summary["baseline"] else None
+    bounds = limits(state, time.time() if alive else None)
     return Status(
         run_id=state.run_id,
         branch=state.branch,
+        proposer=state.plan.proposer,
         live=alive,
         pid=state.session.pid if alive and state.session else None,
         phase=_phase(state, summary),
@@ -133,8 +156,12 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         best_val_bpb=state.best.metric if state.best else None,
         kept_commit=state.best.commit if state.best else None,
         in_progress=working,
-        eta_seconds=_eta(state, summary, working) if alive else None,
+        eta_seconds=_eta(state, summary, working, bounds) if alive else None,
         ended=_ended(state, alive),
+        stop_reason=_stop_reason(state, alive),
+        limits=bounds,
+        spent=spending(state),
+        unreachable=unreachable(state, _latest(state, summary)),
         hint=_hint(state, summary, working) if not alive else None,
         queued=len(queued(paths)) + paths.override.exists(),
         notes=[note.text for note in state.notes],
@@ -154,7 +181,7 @@ def _state(paths: RunPaths) -> tuple[RunState, dict[str, Any]]:
     """From state.json when it is as new as the journal (quick in a long run), else from the journal itself."""
     try:
         summary = json.loads(paths.state.read_bytes())
-        if summary["journal_bytes"] == paths.journal.stat().st_size and summary.keys() >= SUMMARY:
+        if summary["journal_bytes"] == paths.journal.stat().st_size and summary.keys() >= NEEDED:
             fields = {name: value for name, value in summary.items() if name in RunState.model_fields}
             return RunState.model_validate(fields), summary
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -170,7 +197,23 @@ def _phase(state: RunState, summary: dict[str, Any]) -> Phase:
         return "setup"
     if not state.baseline_closed:
         return "baseline"
-    return "done" if not state.open and summary["iterations_completed"] >= state.plan.target else "loop"
+    return "done" if not state.open and _enough(state, summary) else "loop"
+
+
+def _enough(state: RunState, summary: dict[str, Any]) -> bool:
+    """Whether all that was asked for is done: the target, or as much as the budget allows."""
+    target = state.plan.target
+    if target is not None and summary["iterations_completed"] >= target:
+        return True
+    return budget.reached(state, state.plan) is not None
+
+
+def _latest(state: RunState, summary: dict[str, Any]) -> str:
+    """Who proposed last."""
+    if state.open:
+        return state.open[max(state.open)].proposer
+    last = summary["last_trials"]
+    return str(last[-1]["proposer"]) if last else ""
 
 
 def _in_progress(paths: RunPaths, state: RunState, number: int) -> InProgress:
@@ -182,6 +225,7 @@ def _in_progress(paths: RunPaths, state: RunState, number: int) -> InProgress:
         stage=iteration.stage,
         attempt=iteration.attempt,
         description=description,
+        proposer=iteration.proposer,
         progress=_progress(folder) if folder is not None else None,
         waits_for_device=folder is not None and (folder / WAIT_FILE).exists(),
     )
@@ -217,8 +261,12 @@ def _hint(state: RunState, summary: dict[str, Any], working: list[InProgress]) -
     """What to type next when nobody works on the run."""
     if state.closed is not None and state.closed.hint:
         return state.closed.hint
-    left = working or not state.setup_done or summary["iterations_completed"] < state.plan.target
-    return "autoexp resume" if left else "autoexp resume --loops 5"
+    if working or not state.setup_done or not _enough(state, summary):
+        return "autoexp resume"
+    limit = budget.reached(state, state.plan)
+    target = state.plan.target
+    done = target is not None and summary["iterations_completed"] >= target
+    return "autoexp resume" + more(limit[0] if limit and not done else "done", state.plan)
 
 
 def training_alone(paths: RunPaths, state: RunState) -> list[int]:
@@ -240,9 +288,12 @@ def _waiting_on(
             return f"nobody: iteration {working[0].iteration} stands at {working[0].stage}; autoexp resume goes on"
         if not state.setup_done:
             return "nobody: the set-up is not done; autoexp resume goes on"
-        if summary["iterations_completed"] < state.plan.target:
+        if not _enough(state, summary):
             return "nobody: autoexp resume goes on"
-        return "nothing: the target is reached; autoexp resume --loops N does more"
+        target = state.plan.target
+        if target is not None and summary["iterations_completed"] >= target:
+            return "nothing: the target is reached; autoexp resume --loops N does more"
+        return f"nothing: the budget has ended it; {_hint(state, summary, working)} does more"
     if not working:
         return "setup" if not state.setup_done else ("baseline" if not state.baseline_closed else "a proposal")
     words = []
@@ -261,20 +312,25 @@ def _best(state: RunState, summary: dict[str, Any], baseline: float | None) -> B
     gain = None
     if baseline is not None:
         gain = baseline - state.best.metric if state.metric.direction == "min" else state.best.metric - baseline
+    trial = summary.get("best_trial") or {}
     return BestSoFar(
-        **state.best.model_dump(), description=(summary.get("best_trial") or {}).get("description", ""), gain=gain
+        **state.best.model_dump(),
+        description=trial.get("description", ""),
+        proposer=trial.get("proposer", ""),
+        gain=gain,
     )
 
 
-def _eta(state: RunState, summary: dict[str, Any], working: list[InProgress]) -> float | None:
+def _eta(state: RunState, summary: dict[str, Any], working: list[InProgress], bounds: list[Limit]) -> float | None:
     seconds: float | None = summary.get("typical_seconds") or next(
         (w.progress.budget_seconds for w in working if w.progress and w.progress.budget_seconds), None
     )
-    left: int = state.plan.target - summary["iterations_completed"] + (0 if state.baseline_closed else 1)
-    if seconds is None or left <= 0:
+    target, done = state.plan.target, sum(w.progress.fraction or 0.0 for w in working if w.progress)
+    left = (target or 0) - summary["iterations_completed"] + (0 if state.baseline_closed else 1)
+    if target is not None and left <= 0:
         return None
-    done = sum(w.progress.fraction or 0.0 for w in working if w.progress)
-    return round((left - done) * seconds / state.plan.workers, 1)
+    found = seconds_left(state, bounds, seconds, left - done)
+    return round(found, 1) if found is not None else None
 
 
 def _ended(state: RunState, alive: bool) -> str | None:
@@ -286,6 +342,12 @@ def _ended(state: RunState, alive: bool) -> str | None:
             "the session was killed; autoexp resume brings everything up to date" if state.session else "no session yet"
         )
     return state.closed.reason + (f": {state.closed.detail}" if state.closed.detail else "")
+
+
+def _stop_reason(state: RunState, alive: bool) -> str | None:
+    if alive or state.session is None:
+        return None
+    return state.closed.reason if state.closed is not None else "killed"
 
 
 def _train_log(paths: RunPaths, state: RunState) -> str | None:

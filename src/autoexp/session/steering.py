@@ -251,11 +251,12 @@ def _placed(paths: RunPaths, path: Path, proposal: Proposal, others: list[str]) 
     place = next((n for n, item in enumerate(queue, 1) if item.path == str(path)), 1)
     iteration = state.next_number + place - 1
     hint = ""
-    if iteration > state.plan.target:
+    target = state.plan.target
+    if target is not None and iteration > target:
         # to a live run --loops adds; a dead one counts from what is completed
-        more = iteration - (state.plan.target if alive else state.completed)
+        more = iteration - (target if alive else state.completed)
         hint = f"autoexp resume --run-id {paths.run_id} --loops {more}"
-        when = f"as iteration {iteration}, when the run does more than the {state.plan.target} it was asked for"
+        when = f"as iteration {iteration}, when the run does more than the {target} it was asked for"
     elif not alive:
         hint = f"autoexp resume --run-id {paths.run_id}"
         when = f"as iteration {iteration}, when the run goes on"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from autoexp.runs import budget
 from autoexp.runs import events as ev
+from autoexp.runs.records import Plan
 
 
 def told(event: ev.Event) -> str:
@@ -13,7 +15,7 @@ def told(event: ev.Event) -> str:
         case ev.PlanMade():
             plan = event.plan
             stages = ",".join(plan.stages)
-            return f"plan: {stages}; iterations up to {plan.target}; proposer {plan.proposer}; rule {plan.rule}"
+            return f"plan: {stages}; {_goal(plan)}; proposer {plan.proposer}; rule {plan.rule}"
         case ev.StopRequested():
             return "stop requested: no new iteration will be opened"
         case ev.SessionOpened():
@@ -56,6 +58,13 @@ def told(event: ev.Event) -> str:
             return f"{_number(event.iteration)} {event.stage}: {event.agent} was asked ({took}){said}"
         case ev.Noted():
             return f"note: {_short(event.text, 500)}"
+
+
+def _goal(plan: Plan) -> str:
+    """'iterations up to 5', and what else may end them."""
+    limits = [f"{name} {limit:g}" for name in budget.LIMITS if (limit := getattr(plan.budget, name, None)) is not None]
+    until = f"iterations up to {plan.target}" if plan.target is not None else "iterations until the budget ends them"
+    return until + (f" ({', '.join(limits)})" if limits else "")
 
 
 def _number(iteration: int) -> str:

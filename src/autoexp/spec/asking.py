@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from autoexp.errors import AgentError, Interrupted
+from autoexp.errors import AgentError, Interrupted, UnreachableError
 from autoexp.runs.events import AgentCalled
+from autoexp.runs.records import AgentRecord
+from autoexp.runs.resting import manner
 from autoexp.spec.answers import judged, plain
 from autoexp.spec.ports import Answer, Ask
 from autoexp.spec.secrets import redacted, without
@@ -40,14 +42,25 @@ def ask_for(
     conversation: str | None = None,
     brief: Mapping[str, Any] | None = None,
     check: Callable[[A], str | None] | None = None,
+    standing: AgentRecord | None = None,
 ) -> A:
     """The answer of the agent registered as `name`, in the shape of `answer`; `check` may refuse it with a reason.
 
     A bad answer, or none, is asked for again with what was wrong, `agent.tries` calls in all. Calls that end in a rate
     limit or an outage do not count as tries: they are repeated, later and later, within `agent.patience_seconds`.
-    Raises AgentError with the last problem; PreconditionError and Interrupted at once.
+    `standing` is how the agent did so far, `state.agents.get(name)`: one that is down is asked once, or not at all.
+    Raises UnreachableError when it is down, AgentError with the last problem; PreconditionError and Interrupted at
+    once.
     """
     agent, settings = context.agents[name], context.settings.agent
+    how = manner(standing, context.iteration)
+    if how == "not" and standing is not None:
+        raise UnreachableError(
+            f"{name} is asked again in iteration {standing.rests_until}: "
+            f"{standing.failures} calls in a row failed, the last one: {standing.problem}"
+        )
+    if how == "once":
+        settings = settings.model_copy(update={"tries": 1, "patience_seconds": 0.0})
     asked, problem, number, outages = prompt, "", 0, 0
     patient_until: float | None = None
     while number < settings.tries:
@@ -83,7 +96,8 @@ def ask_for(
             outages += 1
             patient_until = patient_until or began + settings.patience_seconds
             if time.monotonic() + wait >= patient_until:
-                raise AgentError(f"{name} could not be reached for {settings.patience_seconds:g} s: {problem}")
+                waited = f"could not be reached for {settings.patience_seconds:g} s"
+                raise UnreachableError(f"{name} {'is still down' if how == 'once' else waited}: {problem}")
             context.log(f"{name}: {problem}; asked again in {wait:.0f} s")
             _pause(wait, context.stop)
             continue
@@ -97,7 +111,8 @@ def ask_for(
                 "are still there. Answer again, with one JSON object as asked above and nothing after it.\n"
             )
     calls = f"{settings.tries} call" + ("" if settings.tries == 1 else "s")
-    raise AgentError(f"no usable answer in {calls}; the last problem: {problem}")
+    kind = UnreachableError if how == "once" else AgentError
+    raise kind(f"no usable answer in {calls}; the last problem: {problem}")
 
 
 def _back_off(outages: int, asked_seconds: float | None) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoexp.errors import AgentError, ProposalError, RepositoryError
+from autoexp.errors import AgentError, PreconditionError, ProposalError, RepositoryError, UnreachableError
 from autoexp.runs.events import Applied, Event
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.answers import ApplyAnswer, untrusted
@@ -17,6 +17,7 @@ from autoexp.spec.ports import edits_files
 from autoexp.spec.prompts import apply_prompt
 from autoexp.workspace.candidate import described
 from autoexp.workspace.files import tail, write_atomic
+from autoexp.workspace.inbox import give_back, take_again
 from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
 from autoexp.workspace.repository import REGULAR, Change, matches, tree_ref
 from autoexp.workspace.settings import Files
@@ -40,13 +41,20 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
     if iteration.proposal is None:
         return _applied(context, "failed", "there is no proposal to apply", "nobody")
     by = "agent" if repair or not iteration.proposal.edits else "edits"
+    if iteration.proposer in PEOPLE:
+        take_again(context.paths, context.iteration)  # given back just before a crash
     try:
         if by == "edits":
             summary = make(iteration.proposal.edits, worktree, context.repository, context.settings.files)
         else:
             summary = _ask(state, iteration, worktree, context)
         return _inspect(state, iteration, worktree, context, summary, by)
-    except (ProposalError, RepositoryError, AgentError) as error:
+    except UnreachableError as error:
+        # what a person proposed must not be lost by an outage
+        back = not repair and iteration.proposer in PEOPLE and give_back(context.paths, context.iteration)
+        waits = "; the proposal waits in the queue again" if back else ""
+        return _applied(context, "failed", f"could not be applied: {error}{waits}", by)
+    except (ProposalError, RepositoryError, AgentError, PreconditionError) as error:
         return _applied(context, "failed", f"could not be applied: {error}", by)
 
 
@@ -91,6 +99,7 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
         may_edit=edits_itself,
         conversation=state.talk(context.iteration, name),
         check=made,
+        standing=state.agents.get(name),
     )
     if answer.status == "failed":
         raise AgentError(f"the agent says it failed: {answer.summary}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from autoexp.errors import AgentError, PreconditionError, ProposalError
+from autoexp.errors import AgentError, NothingToProposeError, PreconditionError, ProposalError
 from autoexp.runs.events import Event, Proposed
 from autoexp.runs.records import Proposal
+from autoexp.runs.resting import down
 from autoexp.runs.state import RunState
 from autoexp.spec.context import Context, pick
 from autoexp.spec.markers import hookimpl
@@ -23,7 +24,7 @@ def autoexp_propose(state: RunState, context: Context) -> Event | None:
 
     Raises PreconditionError when nobody has a proposal, or the proposer only asks questions.
     """
-    taken = claim(context.paths, context.iteration, context.note, _refusal(context))
+    taken = claim(context.paths, context.iteration, context.note, _refusal(state, context))
     if taken is not None:
         proposal, proposer = taken
     else:
@@ -39,10 +40,13 @@ def chosen(shares: Mapping[str, float], seed: int, iteration: int) -> str:
     return random.Random(f"{seed}-{iteration}").choices(list(shares), list(shares.values()))[0]
 
 
-def _refusal(context: Context) -> str:
-    """Why a proposal without edits cannot be applied here; '' when an agent can do it."""
-    if context.agent() is not None:
-        return ""
+def _refusal(state: RunState, context: Context) -> str:
+    """Why a proposal without edits cannot be applied here and now; '' when an agent can do it."""
+    agent = context.agent()
+    if agent is not None:
+        known = state.agents.get(agent)
+        waits = known is not None and down(known) and context.iteration < known.rests_until
+        return f"{agent} does not answer at present; it is tried again later" if waits else ""
     return f"it has no edits, and there is no agent ({context.settings.agent.name}) to make them"
 
 
@@ -50,17 +54,20 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
     names = [chosen(context.plan.proposers, state.seed, context.iteration), context.settings.run.fallback]
     if not context.plan.stochastic:
         names = names[-1:]
-    failure: AgentError | None = None
+    failures: dict[str, AgentError | PreconditionError] = {}
     for name in dict.fromkeys(names):
         proposer = pick(context.proposers, name, "proposer")
         question = ""
         for _ in range(NEED_INPUT_TRIES):
             try:
                 proposal = proposer.propose(state, context)
-            except AgentError as error:
-                # an outage must not end the night; a proposer that is not there at all (PreconditionError) does
-                context.note(f"the proposer {name} failed: {error}", f"failed-{name}-{context.iteration}")
-                failure = error
+            except (AgentError, PreconditionError) as error:
+                # an outage must not end the night, nor an agent that is gone; one that was never there does
+                if isinstance(error, PreconditionError) and not _was_there(state, name):
+                    raise
+                since = state.agents[name].since if name in state.agents else None
+                context.note(f"the proposer {name} failed: {error}", f"failed-{name}-{since or context.iteration}")
+                failures[name] = error
                 break
             if proposal is None:
                 break
@@ -74,10 +81,27 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
                 "put the answer into program.md, or propose something yourself (autoexp propose), then: autoexp resume",
             )
         context.log(f"propose: {name} has nothing to propose")
-    if failure is not None:
+    for name, failure in failures.items():
+        if name in state.agents and down(state.agents[name]):
+            # it was not waited for, because somebody else was to go on; as nobody can, it is
+            context.log(f"propose: nobody else has an idea: {name} is waited for")
+            proposal = pick(context.proposers, name, "proposer").propose(_forgiven(state), context)
+            if proposal is not None and proposal.status == "ok":
+                return proposal, name
         raise failure
-    raise PreconditionError(
+    raise NothingToProposeError(
         f"nothing to propose that was not tried ({', '.join(dict.fromkeys(names))}); "
         f"search moves the ALL_CAPS constants of {', '.join(context.settings.files.editable)}",
         "give more values a name in capitals, or: autoexp propose --patch FILE",
     )
+
+
+def _was_there(state: RunState, name: str) -> bool:
+    """Whether a proposer had a part in the run before."""
+    proposers = {trial.proposer for trial in state.trials} | {i.proposer for i in state.open.values()}
+    return name in proposers or name in state.agents
+
+
+def _forgiven(state: RunState) -> RunState:
+    """The state in which no agent is known to be down."""
+    return state.model_copy(update={"agents": {}})

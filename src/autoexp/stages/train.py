@@ -92,4 +92,6 @@ def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
 
 def _another(state: RunState, context: Context) -> bool:
     """Whether another training is to come after this one, as far as the plan tells."""
-    return "loop" in context.plan.stages and not state.stopping and state.next_number <= context.plan.target
+    target = context.plan.target
+    open_ended = target is None or state.next_number <= target
+    return "loop" in context.plan.stages and not state.stopping and open_ended

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoexp.errors import AgentError
+from autoexp.errors import AgentError, PreconditionError
 from autoexp.runs.events import Event, Triaged
 from autoexp.runs.records import Outcome
 from autoexp.runs.state import Iteration, RunState
@@ -60,8 +60,9 @@ def _ask(state: RunState, iteration: Iteration, outcome: Outcome, context: Conte
             transcript=context.paths.attempt(context.iteration, context.attempt) / "triage",
             may_edit=False,
             conversation=state.talk(context.iteration, agent),
+            standing=state.agents.get(agent),
         )
-    except AgentError as error:
+    except (AgentError, PreconditionError) as error:
         return _triaged(context, "give_up", f"{outcome.reason} (and triage: {error})")
     if answer.action == "fix_and_rerun":
         return _triaged(context, "fix_and_rerun", answer.reason or outcome.reason)

@@ -139,6 +139,30 @@ def claim(
     return None
 
 
+def give_back(paths: RunPaths, iteration: int) -> bool:
+    """Put what the iteration has taken back to the head of the queue; whether there was anything."""
+    taken = paths.consumed(iteration)
+    kind = FILE if _source_of(taken) == _SOURCES[_ORDER[FILE]] else QUEUE
+    try:
+        paths.queue.mkdir(parents=True, exist_ok=True)
+        os.replace(taken, _given_back(paths, iteration, kind))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def take_again(paths: RunPaths, iteration: int) -> None:
+    """Undo a `give_back` of this iteration: it is at it again, after a crash."""
+    for kind in (FILE, QUEUE):
+        with suppress(FileNotFoundError):
+            os.replace(_given_back(paths, iteration, kind), paths.consumed(iteration))
+
+
+def _given_back(paths: RunPaths, iteration: int, kind: str) -> Path:
+    """Its number is smaller than any time: it goes before what was queued."""
+    return paths.queue / f"{_ORDER[kind]}-{iteration:020d}-again.json"
+
+
 def _read(path: Path) -> bytes:
     """A file's bytes. A pipe in its place, which would keep us waiting, is an OSError."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:

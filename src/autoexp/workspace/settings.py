@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from autoexp.errors import UsageError
-from autoexp.runs.records import Metric
+from autoexp.runs.records import Budget, Metric
 from autoexp.workspace.detect import detect
 from autoexp.workspace.paths import Workspace, cache_dir
 
@@ -131,6 +131,7 @@ class Settings(Section):
     prepare: Prepare = Prepare()
     run: Run = Run()
     agent: Agent = Agent()
+    budget: Budget = Budget()
     proposers: dict[str, dict[str, Any]] = Field(default={})
     """Options of single proposers: [proposers.search]."""
     agents: dict[str, dict[str, Any]] = Field(default={})
@@ -149,6 +150,8 @@ def load(workspace: Workspace, environ: Mapping[str, str] | None = None) -> Sett
     where, written = _file(workspace)
     _merge(merged, written)
     named = _environment(os.environ if environ is None else environ)
+    if named.get("run", {}).keys() & {"proposer", "proposers"}:
+        merged.get("run", {}).pop("proposers", None)  # one mix instead of the other, not both of them
     _merge(merged, named)
     try:
         settings = Settings.model_validate(merged)
