@@ -144,7 +144,8 @@ class Lab:
         self.workspace = make_workspace(self.root, trainer=trainer, settings=text)
         self.plugins = path / "plugins"
         self.plugin("lab_plugin", PLUGIN)
-        self.environ = {"LAB": str(path), "PYTHONPATH": str(self.plugins)}
+        given = os.environ.get("PYTHONPATH")
+        self.environ = {"LAB": str(path), "PYTHONPATH": os.pathsep.join([str(self.plugins), *([given] if given else [])])}
 
     def plugin(self, module: str, source: str) -> None:
         """Install a module as a plugin, for all commands."""
