@@ -8,12 +8,11 @@ from pathlib import Path
 
 from model_server import Change, ModelServer, Read, Refuse, Scene
 from support import TRAINER, Lab
+from surroundings import KEY
 
 from autoexp.runs.events import AgentCalled, Applied, TrainingEnded, Triaged
 from autoexp.testing import git
 
-KEY = "sk-night-0123456789abcdef0123456789abcdef"
-"""The person's key for their model: in the agent's requests, and in no file of the run."""
 TALKATIVE = TRAINER.replace(
     "tell(\"started\")\n", "tell(\"started\")\nfor name in sorted(os.environ):\n    print(name, os.environ[name])\n"
 )
