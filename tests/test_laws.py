@@ -377,21 +377,25 @@ def test_6_a_patch_of_anything_else_is_refused_named_and_not_trained(lab: Lab, d
 
 
 @pytest.mark.parametrize(
-    ("harm", "named"),
+    ("harm", "named", "left"),
     [
-        ("open('evaluate.py', 'a').write('# x')", "evaluate.py"),
-        ("os.remove('evaluate.py')", "evaluate.py"),
-        ("open('math.py', 'w').write('')", "math.py"),
-        ("open('autoexp.toml', 'a').write('')", ""),
-        ("os.remove('train.py'); os.symlink('/etc/hostname', 'train.py')", "train.py"),
-        ("os.remove('train.py')", "train.py"),
-        ("open('evaluate.py', 'a').write('# x'); " + "commit()", "evaluate.py"),
-        ("os.makedirs('.git-x'); open('.git-x/y', 'w').write('')", ".git-x/y"),
-        ("os.rename('train.py', 'Train.py')", "Train.py"),
+        ("open('evaluate.py', 'a').write('# x')", "evaluate.py", True),
+        ("os.remove('evaluate.py')", "evaluate.py", True),
+        ("os.remove('evaluate.py'); os.symlink('train.py', 'evaluate.py')", "evaluate.py", True),
+        ("os.chmod('evaluate.py', 0o755)", "evaluate.py", True),
+        ("open('math.py', 'w').write('')", "math.py", True),
+        ("open('autoexp.toml', 'a').write('')", "", True),
+        ("os.remove('train.py'); os.symlink('/etc/hostname', 'train.py')", "train.py", False),
+        ("os.remove('train.py')", "train.py", False),
+        ("open('evaluate.py', 'a').write('# x'); " + "commit()", "evaluate.py", True),
+        ("os.makedirs('.git-x'); open('.git-x/y', 'w').write('')", ".git-x/y", True),
+        ("os.rename('train.py', 'Train.py')", "Train.py", False),
     ],
 )
-def test_6_whatever_an_agent_says_its_changes_are_looked_at(lab: Lab, harm: str, named: str) -> None:
-    """It says that it applied the change, and touched something else: edited, deleted, committed, linked."""
+def test_6_whatever_an_agent_says_its_changes_are_looked_at(lab: Lab, harm: str, named: str, left: bool) -> None:
+    """It says that it applied the change, and touched something else: edited, deleted, committed, linked. That is
+    undone and named; what is `left` of the change is trained, without it.
+    """
     lab.script(proposal(description="words for an agent"))
     lab.agent(
         "import json, os, subprocess\n"
@@ -402,13 +406,18 @@ def test_6_whatever_an_agent_says_its_changes_are_looked_at(lab: Lab, harm: str,
     )
     lab.start(1)
     (applied,) = lab.events(ev.Applied)
-    if not named:
+    assert (named in applied.refused) if named else not applied.refused
+    assert named in applied.summary
+    if left:
         assert (applied.status, applied.changed) == ("applied", ("train.py",))
-        return
-    assert applied.status == "refused"
-    assert named in applied.refused
-    assert lab.trainings() == ["0-1"]
-    assert lab.state.trials[1].decision == "crash"
+        trial = lab.state.trials[1]
+        assert git(lab.root, "diff", "--name-only", trial.base, trial.commit) == "train.py"
+        assert git(lab.root, "diff", "--stat", "main", trial.commit, "--", "evaluate.py") == ""
+        assert lab.trainings() == ["0-1", "1-1"]
+    else:
+        assert applied.status == "refused"
+        assert lab.trainings() == ["0-1"]
+        assert lab.state.trials[1].decision == "crash"
 
 
 # -- 7. Built-ins are plugins -----------------------------------------------------------------------------------------

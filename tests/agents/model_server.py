@@ -264,7 +264,9 @@ def in_tools(act: Act, turn: Turn) -> Use:
             if name in tools:
                 return Use(name, dict(zip(keys, (path, act.old, act.new), strict=True)))
         program = f"import pathlib as p; f = p.Path({act.path!r}); t = f.read_text(); assert {act.old!r} in t; "
-        return _shell(f"python3 -c {shlex.quote(program + f'f.write_text(t.replace({act.old!r}, {act.new!r}))')}", tools)
+        return _shell(
+            f"python3 -c {shlex.quote(program + f'f.write_text(t.replace({act.old!r}, {act.new!r}))')}", tools
+        )
     if isinstance(act, Write):
         for name, key in (("write", "filePath"), ("Write", "file_path")):
             if name in tools:

@@ -14,7 +14,7 @@ from autoexp.runs.events import AgentCalled, Applied, TrainingEnded, Triaged
 from autoexp.testing import git
 
 TALKATIVE = TRAINER.replace(
-    "tell(\"started\")\n", "tell(\"started\")\nfor name in sorted(os.environ):\n    print(name, os.environ[name])\n"
+    'tell("started")\n', 'tell("started")\nfor name in sorted(os.environ):\n    print(name, os.environ[name])\n'
 )
 """A trainer that prints its whole environment, as some do, into a log that is kept and quoted to agents."""
 

@@ -119,7 +119,9 @@ def test_an_agent_that_is_not_there(context: Any, agent: FakeAgent) -> None:
 def test_registration() -> None:
     found: dict[str, Any] = {}
     autoexp_register_proposers(register=found.__setitem__, options={})
-    assert {name: proposer.name for name, proposer in found.items()} == {"opencode": "opencode", "command": "command"}
+    assert {name: proposer.name for name, proposer in found.items()} == {
+        name: name for name in ("opencode", "claude", "codex", "openai", "command")
+    }
 
 
 def test_the_propose_prompt_holds_what_is_needed(context: Any) -> None:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from autoexp.errors import AgentError
-from autoexp.spec.answers import SECRET_NAMES, extract_object, redacted, untrusted
+from autoexp.spec.answers import extract_object, untrusted
+from autoexp.spec.secrets import SECRET_NAMES, redacted
 
 GOOD = '{"status": "applied", "summary": "done"}'
 

@@ -1,37 +1,73 @@
-"""Any program that reads the prompt on stdin and writes its answer on stdout: `[agent] name = "command"`."""
+"""Any program that reads a question as JSON on stdin and writes its answer on stdout: `[agent] name = "command"`."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from autoexp.agents.call import call, exit_problem
-from autoexp.errors import PreconditionError
+from autoexp.agents.call import Called
+from autoexp.agents.program import Options, Program, number, price, table
+from autoexp.errors import AgentError, PreconditionError, UsageError
+from autoexp.spec.answers import extract_object
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.ports import Agent, Answer, Ask
+from autoexp.spec.ports import Agent, Answer, Ask, Usage
+from autoexp.spec.transcripts import Turn
 
 HINT = 'set [agent] args = ["my-program", "--its-option"] in autoexp.toml'
+BUSY = 75
+"""EX_TEMPFAIL of sysexits.h: the exit code that asks to be called again later."""
 
 
-class Command:
-    """`args` of the settings are the whole command line."""
+class Command(Program):
+    """`args` of the settings are the whole command line. With `input = "text"` it gets the prompt alone, as text."""
+
+    install = HINT
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.command: tuple[str, ...] = tuple(options.get("args", ()))
+        self.options = Options("command", options, ("input",))
+        self.input = options.get("input", "json")
+        if self.input not in ("json", "text"):
+            raise UsageError(
+                f'[agents.command] input is {self.input!r}, neither "json" nor "text"',
+                "edit autoexp.toml, then try again",
+            )
+        self.binary = self.options.args[0] if self.options.args else "the agent 'command'"
 
     def available(self) -> str | None:
-        if not self.command:
+        if not self.options.args:
             return "the agent 'command' has no command line: agent.args is empty"
-        return None if shutil.which(self.command[0]) else f"{self.command[0]} is not on PATH"
+        return None if shutil.which(self.binary) else f"{self.binary} is not on PATH"
 
     def ask(self, question: Ask) -> Answer:
         if missing := self.available():
             raise PreconditionError(missing, HINT)
-        called = call(self.command, question.prompt, question, hint=HINT)
-        problem = exit_problem(self.command, called.ended)
-        said = f"{problem} (see {called.folder})" if problem else ""
-        return Answer(called.ended.stdout, problem=said, transcript=called.folder)
+        return super().ask(question)
+
+    def stdin(self, question: Ask) -> str:
+        if self.input == "text":
+            return question.prompt
+        own = {"task": question.task, "prompt": question.prompt, "may_edit": question.may_edit}
+        return json.dumps({**question.brief, **own, "conversation": question.conversation}, default=str) + "\n"
+
+    def command(self, question: Ask, conversation: str | None) -> list[str]:
+        return list(self.options.args)
+
+    def read(self, events: list[dict[str, Any]], called: Called, conversation: str | None) -> Answer:
+        problem = self.exit_problem(called)
+        try:
+            said = extract_object(called.ended.stdout)
+        except AgentError:
+            said = {}
+        used = table(said, "usage")
+        usage = Usage(number(used.get("input_tokens")), number(used.get("output_tokens")), price(used.get("cost_usd")))
+        talk = said.get("conversation")
+        talk = talk if isinstance(talk, str) else None
+        return Answer(called.ended.stdout, talk, usage, problem=problem, busy=called.ended.code == BUSY)
+
+    def turns(self, events: list[dict[str, Any]], called: Called) -> Iterator[Turn]:
+        yield Turn(by="agent", text=called.ended.stdout)
 
 
 @hookimpl

@@ -10,11 +10,12 @@ import subprocess
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autoexp.agents.environment import environment
 from autoexp.errors import AgentError, PreconditionError
 
 KEEP = 8 * 1024 * 1024
@@ -26,15 +27,14 @@ GRACE = 2.0
 MARK = "AUTOEXP_AGENT_CALL"
 """Set for the command and inherited by all it starts. Agents run tools in sessions of their own, which the signal
 to the process group misses; where there is a /proc they are found by this mark."""
-HIDDEN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""Not passed on: they would turn the agent's git towards the user's checkout."""
 
 
 @dataclass(frozen=True)
 class Ended:
     """What a command wrote and how it ended."""
 
-    how: Literal["exited", "timeout", "stopped"]
+    how: Literal["exited", "timeout", "stopped", "cut"]
+    """`cut`: it was ended because `enough` said so."""
     code: int | None
     """Exit code, negative for a signal."""
     stdout: str
@@ -71,15 +71,18 @@ def run(
     stop: Callable[[], bool],
     *,
     hint: str = "",
-    env: dict[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+    enough: Callable[[bytes], bool] | None = None,
     keep: int = KEEP,
 ) -> Ended:
     """Run `command` in `cwd`; whatever it started has ended when this returns, also when it raises.
 
+    `env` is its whole environment; left out, what any program gets. `enough` is shown each new piece of output and says when
+    there is no use in waiting for the end.
     Raises PreconditionError with `hint` when the program is not there, AgentError when it cannot be started.
     """
     mark = uuid.uuid4().hex
-    surroundings = {name: value for name, value in os.environ.items() if name not in HIDDEN}
+    surroundings = environment() if env is None else env
     if not cwd.is_dir():
         raise AgentError(f"the folder to run {command[0]} in is gone: {cwd}", "autoexp resume")
     started = time.monotonic()
@@ -88,7 +91,7 @@ def run(
             command,
             cwd=cwd,
             # OpenCode believes PWD more than its working directory, and would work in the folder autoexp was typed in.
-            env={**surroundings, **(env or {}), "PWD": str(cwd.resolve()), MARK: mark},
+            env={**surroundings, "PWD": str(cwd.resolve()), MARK: mark},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -100,11 +103,14 @@ def run(
     except (OSError, ValueError) as error:
         raise AgentError(f"{command[0]} cannot be started: {error}", "autoexp doctor") from error
     out, err = _Tail(keep), _Tail(keep)
-    how: Literal["exited", "timeout", "stopped"] = "exited"
+    how: Literal["exited", "timeout", "stopped", "cut"] = "exited"
     with _Pipes(process, prompt.encode(errors="replace"), out, err) as pipes:
         try:
             while process.poll() is None:
                 pipes.turn(TICK)
+                if enough is not None and pipes.fresh and enough(pipes.taken()):
+                    how = "cut"
+                    break
                 if stop():
                     how = "stopped"
                     break
@@ -127,6 +133,7 @@ class _Pipes:
         self.rest = memoryview(prompt)
         self.tails = {process.stdout.fileno(): out, process.stderr.fileno(): err}
         self.stdin = process.stdin
+        self.fresh: list[bytes] = []
         self.selector = selectors.DefaultSelector()
 
     def __enter__(self) -> _Pipes:
@@ -142,6 +149,11 @@ class _Pipes:
         for file in self.files:
             with contextlib.suppress(OSError):
                 file.close()
+
+    def taken(self) -> bytes:
+        """What came since the last time, of both streams."""
+        taken, self.fresh = b"".join(self.fresh), []
+        return taken
 
     def turn(self, wait: float) -> bool:
         """Move what can be moved within `wait` seconds; whether anything was."""
@@ -183,6 +195,7 @@ class _Pipes:
             return
         if chunk:
             self.tails[descriptor].add(chunk)
+            self.fresh.append(chunk)
         else:
             self.selector.unregister(descriptor)
 

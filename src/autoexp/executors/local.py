@@ -18,9 +18,9 @@ import psutil
 
 from autoexp.errors import DiskFullError, PreconditionError
 from autoexp.executors import processes
-from autoexp.spec.answers import SECRET_NAMES
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Executor, Exit, JobSpec
+from autoexp.spec.secrets import AGENT_NAMES, SECRET_NAMES
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock, held
 from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, cache_dir
@@ -126,7 +126,8 @@ def _is_withheld(name: str) -> bool:
 
     And a session that torchrun or a cluster has started is no member of the trainings that it starts.
     """
-    return bool(SECRET_NAMES.search(name)) or name in WORLD_NAMES or name.startswith("TORCHELASTIC_")
+    secret = SECRET_NAMES.search(name) or AGENT_NAMES.fullmatch(name)
+    return bool(secret) or name in WORLD_NAMES or name.startswith("TORCHELASTIC_")
 
 
 def _keeper(folder: Path) -> tuple[str, ...]:

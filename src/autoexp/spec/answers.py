@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import deque
 from collections.abc import Callable
@@ -13,13 +12,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoexp.errors import AgentError
+from autoexp.runs.records import Edit
+from autoexp.spec.secrets import redacted
 
 A = TypeVar("A", bound=BaseModel)
-SECRET_NAMES = re.compile(
-    r"(?<![A-Z])(?:(?:API|ACCESS|AUTH|PRIVATE)?(?:KEY|TOKEN)S?|[A-Z]*(?:SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?))(?![A-Z])",
-    re.IGNORECASE,
-)
-"""Names of variables that hold secrets, by whole words: HF_TOKEN and PGPASSWORD, not TOKENIZERS_PARALLELISM."""
 
 
 class ApplyAnswer(BaseModel):
@@ -28,6 +24,8 @@ class ApplyAnswer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     status: Literal["applied", "failed"]
     summary: str = ""
+    edits: tuple[Edit, ...] = ()
+    """Of an agent that cannot edit files: the edits, for another to make."""
 
 
 class TriageAnswer(BaseModel):
@@ -141,14 +139,6 @@ def _clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {_clean(key): _clean(each) for key, each in value.items()}
     return value
-
-
-def redacted(text: str) -> str:
-    """`text` without the values of environment variables whose names say that they are secret."""
-    secrets = {value for name, value in os.environ.items() if len(value) >= 8 and SECRET_NAMES.search(name)}
-    for secret in sorted(secrets, key=len, reverse=True):  # the longer first: one may begin with another
-        text = text.replace(secret, "[redacted]")
-    return text
 
 
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]?")

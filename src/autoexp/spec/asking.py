@@ -15,6 +15,7 @@ from autoexp.errors import AgentError, Interrupted
 from autoexp.runs.events import AgentCalled
 from autoexp.spec.answers import judged
 from autoexp.spec.ports import Answer, Ask
+from autoexp.spec.secrets import redacted, without
 
 if TYPE_CHECKING:
     from autoexp.spec.context import Context
@@ -58,6 +59,8 @@ def ask_for(
             timeout_seconds=settings.timeout_seconds,
             brief=brief or {},
             conversation=conversation,
+            task=stage,
+            env=settings.env,
             stop=context.stop,
         )
         began, found = time.monotonic(), None
@@ -65,11 +68,13 @@ def ask_for(
             said = agent.ask(question)
         except AgentError as error:
             said = Answer("", problem=str(error))
-        wrong = said.problem
+        wrong = redacted(said.problem)
         if not wrong:
-            found, wrong = judged(said.text, answer, check)
+            found, wrong = judged(without(said.text), answer, check)
         _record(context, stage, name, said, wrong, time.monotonic() - began)
         conversation = said.conversation or conversation
+        if said.problem and not said.busy:  # the conversation may be the matter: too long, say, or broken off
+            conversation = None
         if found is not None:
             return found
         problem = wrong

@@ -90,7 +90,11 @@ class Ask:
     brief: Mapping[str, Any] = field(default_factory=dict)
     """What the prompt was made of, for agents that take JSON."""
     conversation: str | None = None
-    """The one to go on with, as an earlier answer of the same agent named it."""
+    """The one to go on with, as an earlier answer of the same agent named it. When it is gone, a new one is begun."""
+    task: Literal["propose", "apply", "triage"] = "propose"
+    """Which of the three questions this is."""
+    env: tuple[str, ...] = ()
+    """Names of environment variables, or `PREFIX_*`, that the user lets agents have beside those that each needs."""
     stop: Callable[[], bool] = field(default=lambda: False)
     """Whether the session was asked to stop at once; a long call looks now and then."""
 
@@ -128,17 +132,26 @@ class Answer:
 
 
 class Agent(Protocol):
-    """A program that answers in words, and edits files when asked to."""
+    """A program that answers in words, and edits files when asked to.
+
+    One that cannot edit files says so by an attribute `edits_files = False`. To apply a proposal it then gets the
+    editable files in the prompt and answers with exact `edits`, which are made for it.
+    """
 
     def available(self) -> str | None:
         """None when it can be called, else what is missing, for the user."""
 
     def ask(self, question: Ask) -> Answer:
-        """Call it once.
+        """Call it once. A failure of the agent, of its server or of its time is a `problem` of the answer.
 
-        Raises AgentError when it fails or runs out of time, PreconditionError when it is not there, Interrupted when
+        Raises AgentError when not even that can be told, PreconditionError when it is not there, Interrupted when
         `question.stop` said so. Whatever it started has ended when this returns or raises.
         """
+
+
+def edits_files(agent: Agent) -> bool:
+    """Whether an agent edits the files itself; those that say nothing do."""
+    return bool(getattr(agent, "edits_files", True))
 
 
 class Rule(Protocol):

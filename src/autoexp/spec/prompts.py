@@ -29,8 +29,11 @@ DIFF_BYTES = 2_000
 PROBLEM_BYTES = 12_000
 
 
-def propose_prompt(state: RunState, context: Context) -> str:
-    """Ask for the next change to the program at `state.tip`."""
+LATER = "Do not edit any file and do not run anything now: another step makes the change."
+
+
+def propose_prompt(state: RunState, context: Context, making: str = LATER) -> str:
+    """Ask for the next change to the program at `state.tip`. `making` says who makes it, and when."""
     metric, files = state.metric, context.settings.files
     better = "lower" if metric.direction == "min" else "higher"
     best = f"{metric.name} = {state.best.metric:g} of trial {state.best.iteration}" if state.best else "none yet"
@@ -40,8 +43,7 @@ def propose_prompt(state: RunState, context: Context) -> str:
         f"A program is improved by trying one change at a time. It is trained for {seconds} and judged by "
         f"{metric.name}; {better} is better. Propose exactly one change, unlike those tried so far. "
         "Keep it simple unless something larger promises a clear gain. A trial that fails is a trial lost.",
-        f"Only these files may change: {', '.join(files.editable)}.{_frozen(files.frozen)} "
-        "Do not edit any file and do not run anything now: another step makes the change.",
+        f"Only these files may change: {', '.join(files.editable)}.{_frozen(files.frozen)} {making}",
         _section("The person's instructions (program.md)", _head(_text(context.workspace.program), PROGRAM_BYTES)),
         f"Best so far: {best}.",
         _section("Trials so far, the latest last", _table(state.trials[-TRIALS:])),

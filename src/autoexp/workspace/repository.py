@@ -307,6 +307,18 @@ class Repository:
             tree = self.run("write-tree", env=env, at=path)
         return tree, [Change(name, mode) for name, (_, mode, _, _) in raw.items() if name not in same]
 
+    def with_only(self, base: str, tree: str, paths: Sequence[str]) -> str:
+        """The tree of `base` with these paths as they are in `tree`: all other differences are undone."""
+        entries = (line.split("\t", 1) for line in self.run("ls-tree", "-r", "-z", tree).split("\0") if line)
+        wanted = set(paths)
+        lines = "".join(f"{entry}\t{path}\0" for entry, path in entries if path in wanted)
+        with tempfile.TemporaryDirectory(prefix="autoexp-index-") as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            self.run("read-tree", base, env=env)
+            feed = lines.encode(errors="surrogateescape")
+            self._raw("update-index", "-z", "--index-info", env=env, feed=feed)
+            return self.run("write-tree", env=env)
+
     def staged(self, base: str, env: Mapping[str, str]) -> list[Change]:
         """What differs between `base` and an index that `env` names."""
         return [Change(name, mode) for name, (_, mode, _, _) in self._differing(base, env, None).items()]

@@ -112,6 +112,9 @@ class Agent(Section):
     """How long rate limits and outages are waited for before the fallback proposer goes on instead."""
     edits_at_once: bool = False
     """Whether it edits the files while it proposes, in one call, instead of in a second one."""
+    env: tuple[str, ...] = ()
+    """Environment variables, or `PREFIX_*`, that agents get beside those that each is known to need. Nothing else of
+    the environment reaches them."""
     args: tuple[str, ...] = ()
     """The options of the agent `name`: a model, a configuration. For the others: [agents.<name>] args."""
 

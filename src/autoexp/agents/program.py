@@ -1,0 +1,167 @@
+"""What the agents that are programs have in common: options, environment, one conversation, a transcript."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoexp.agents.call import Called, call, exit_problem, finished
+from autoexp.agents.environment import environment
+from autoexp.errors import PreconditionError, UsageError
+from autoexp.spec.ports import Answer, Ask
+from autoexp.spec.secrets import secrets_in, secrets_in_file
+from autoexp.spec.transcripts import Turn
+
+OUTAGE = re.compile(
+    r"\b(?:429|5\d\d)\b|rate.?limit|too many requests|overloaded|server.?error|bad gateway|unavailable"
+    r"|connection ?(?:refused|reset|error|failed)|unable to connect|cannot connect|ECONNREFUSED|ECONNRESET|ETIMEDOUT"
+    r"|ENOTFOUND|EAI_AGAIN|waiting for network|socket hang up|network error",
+    re.IGNORECASE,
+)
+"""In the words of an agent: the trouble is one of those that pass."""
+
+
+class Options:
+    """The table of an agent: model, args, config, env. Raises UsageError when it holds what it cannot."""
+
+    def __init__(self, name: str, table: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+        unknown = set(table) - {"model", "args", "config", "env", *known}
+        if unknown:
+            raise UsageError(
+                f"[agents.{name}] has no {', '.join(sorted(unknown))}", "edit autoexp.toml, then try again"
+            )
+        self.name = name
+        self.model = self._typed(table, "model", str, "")
+        self.args = tuple(str(word) for word in self._typed(table, "args", (list, tuple), ()))
+        self.config: str | dict[str, Any] = self._typed(table, "config", (str, dict), "")
+        self.env = {str(k): str(v) for k, v in self._typed(table, "env", dict, {}).items()}
+        self.secrets = list(secrets_in(table))
+        if isinstance(self.config, str) and self.config:
+            self.config = str(Path(self.config).expanduser())
+            self.secrets += secrets_in_file(Path(self.config))
+
+    def _typed(self, table: Mapping[str, Any], key: str, kind: Any, default: Any) -> Any:
+        value = table.get(key, default)
+        if not isinstance(value, kind):
+            raise UsageError(f"[agents.{self.name}] {key} is {value!r}", "edit autoexp.toml, then try again")
+        return value
+
+
+class Program:
+    """An agent that is a program: it gets the prompt on stdin and prints what it does as lines of JSON."""
+
+    binary = ""
+    install = ""
+    """What to type when it is not there."""
+    names: tuple[str, ...] = ()
+    """The environment variables that are its own."""
+    known: tuple[str, ...] = ()
+    """Options beside those that all have."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = Options(self.binary, options, self.known)
+
+    def available(self) -> str | None:
+        return None if shutil.which(self.binary) else f"{self.binary} is not on PATH"
+
+    def ask(self, question: Ask) -> Answer:
+        if self.available() and shutil.which(self.binary, path=self.options.env.get("PATH")) is None:
+            raise PreconditionError(f"{self.available()}", self.install)
+        answer = None
+        if question.conversation is not None:
+            answer = self._once(question, question.conversation)
+        return answer or self._once(question, None) or Answer("", problem=f"{self.binary} gave no answer")
+
+    def _once(self, question: Ask, conversation: str | None) -> Answer | None:
+        """One call; None when the conversation is gone."""
+        env = environment(self.names, question.env, more={**self.options.env, **self.variables(question)})
+        called = call(
+            self.command(question, conversation),
+            self.stdin(question),
+            question,
+            hint=self.install,
+            env=env,
+            enough=self.enough(),
+            secrets=self.options.secrets,
+        )
+        events = list(json_lines(called.ended.stdout))
+        if conversation is not None and self.gone(events, called):
+            return None
+        answer = self.read(events, called, conversation)
+        if called.problem:
+            answer = Answer(answer.text, answer.conversation, answer.usage, problem=called.problem)
+        turns = (Turn(by="autoexp", text=question.prompt), *self.turns(events, called))
+        return finished(called.folder, answer, turns, self.options.secrets)
+
+    # -- what each of them says for itself ------------------------------------------------------------------------
+
+    def stdin(self, question: Ask) -> str:
+        return question.prompt
+
+    def command(self, question: Ask, conversation: str | None) -> list[str]:
+        """The command line. The prompt is not in it: other users of the machine can read it."""
+        raise NotImplementedError
+
+    def variables(self, question: Ask) -> dict[str, str]:
+        """What is set in its environment."""
+        return {}
+
+    def enough(self) -> Callable[[bytes], bool] | None:
+        """A function that is shown the output, and says that it only waits for its server: that is done here."""
+        return None
+
+    def gone(self, events: list[dict[str, Any]], called: Called) -> bool:
+        """Whether it ended because it does not know the conversation."""
+        return False
+
+    def read(self, events: list[dict[str, Any]], called: Called, conversation: str | None) -> Answer:
+        """What it answered."""
+        raise NotImplementedError
+
+    def turns(self, events: list[dict[str, Any]], called: Called) -> Iterator[Turn]:
+        """What was said, for the transcript."""
+        raise NotImplementedError
+
+    def exit_problem(self, called: Called) -> str:
+        return exit_problem((self.binary,), called.ended)
+
+
+def json_lines(stdout: str) -> Iterator[dict[str, Any]]:
+    """The objects in the stream, one a line; lines that are something else are passed over."""
+    for line in stdout.splitlines():
+        if not line.lstrip().startswith("{"):
+            continue
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def table(event: Any, *keys: str) -> dict[str, Any]:
+    """The table at `event[key][key]…`; an empty one where there is something else."""
+    for key in keys:
+        event = event.get(key) if isinstance(event, dict) else None
+    return event if isinstance(event, dict) else {}
+
+
+def number(value: Any) -> int | None:
+    """A count that an agent reports; None when it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def price(value: Any) -> float | None:
+    """US dollars that an agent reports; None when it is no price."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
+    return float(value) if good else None
+
+
+def summed(*counts: Any) -> int | None:
+    """The sum of the counts that are known; None when none is."""
+    known = [count for each in counts if (count := number(each)) is not None]
+    return sum(known) if known else None
