@@ -145,7 +145,10 @@ class Lab:
         self.plugins = path / "plugins"
         self.plugin("lab_plugin", PLUGIN)
         given = os.environ.get("PYTHONPATH")
-        self.environ = {"LAB": str(path), "PYTHONPATH": os.pathsep.join([str(self.plugins), *([given] if given else [])])}
+        self.environ = {
+            "LAB": str(path),
+            "PYTHONPATH": os.pathsep.join([str(self.plugins), *([given] if given else [])]),
+        }
 
     def plugin(self, module: str, source: str) -> None:
         """Install a module as a plugin, for all commands."""

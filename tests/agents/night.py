@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from model_server import Change, ModelServer, Read, Refuse, Scene
@@ -17,6 +18,10 @@ TALKATIVE = TRAINER.replace(
     'tell("started")\n', 'tell("started")\nfor name in sorted(os.environ):\n    print(name, os.environ[name])\n'
 )
 """A trainer that prints its whole environment, as some do, into a log that is kept and quoted to agents."""
+
+
+NIGHT_SECONDS = 300.0
+"""Until a night is taken to hang: an agent takes a second or five to start, and thirty on a busy machine."""
 
 
 def idea(plan: str) -> str:
@@ -78,8 +83,11 @@ def edits(*changes: Change) -> str:
 def sleep_through(lab: Lab, server: ModelServer, agent: str) -> None:
     """Start the run as a person does in the evening, and wait for the morning."""
     lab.command("start", "--run-id", lab.run_id, "--loops", "3", "--proposer", agent)
-    lab.finished()
-    assert not server.wrong
+    deadline = time.monotonic() + NIGHT_SECONDS
+    while lab.live():
+        assert time.monotonic() < deadline, f"the night does not end: {lab.paths.log.read_text()[-3000:]}"
+        time.sleep(0.1)
+    assert not server.wrong, server.wrong[0]
     assert not server.unused()
 
 
@@ -107,6 +115,7 @@ def look_at(lab: Lab, server: ModelServer, agent: str) -> None:
     calls(lab, server, agent)
     frozen(lab)
     no_key(lab)
+    trained_without_keys(lab, ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"))
     assert {turn.key for turn in server.turns} == {KEY}
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from installed import PACKAGES, folder_of
 from model_server import ModelServer
-from night import TALKATIVE, busy, look_at, named, night, night_in_words, sleep_through, took
+from night import NIGHT_SECONDS, TALKATIVE, busy, look_at, named, night, night_in_words, sleep_through, took
 from support import Lab, leftovers
 from surroundings import KEY, for_claude, for_codex, for_opencode
+
+pytestmark = pytest.mark.timeout(2 * NIGHT_SECONDS)
 
 
 @pytest.fixture
@@ -25,7 +27,11 @@ def server() -> Iterator[ModelServer]:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     """A workspace whose trainer prints its environment."""
-    yield Lab(tmp_path, trainer=TALKATIVE)
+    lab = Lab(tmp_path, trainer=TALKATIVE)
+    yield lab
+    if lab.live():  # the test has failed, and nobody waits for the morning
+        lab.command("stop", "--run-id", lab.run_id, "--now")
+        lab.finished()
     left = leftovers(tmp_path)
     assert not left, f"left running: {left}"
 
