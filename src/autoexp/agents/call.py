@@ -16,6 +16,9 @@ from autoexp.spec.secrets import redacted
 from autoexp.spec.transcripts import META_FILE, READABLE_FILE, TURNS_FILE, Turn, kept, rendered
 from autoexp.workspace.files import explained
 
+LONGEST_NAME = 500
+"""Characters of a conversation's name: it goes into the journal and into command lines."""
+
 
 @dataclass(frozen=True)
 class Called:
@@ -71,8 +74,10 @@ def finished(folder: Path, answer: Answer, turns: Iterable[Turn], secrets: Seque
     known = {name: value for name, value in asdict(answer.usage).items() if value is not None}
     told = {"conversation": answer.conversation, "usage": known, "problem": answer.problem, "busy": answer.busy}
     keep_meta(folder, {**_meta(folder), **told}, secrets)
-    problem = redacted(answer.problem, secrets)
-    return replace(answer, problem=problem and f"{problem} (see {folder})", transcript=folder)
+    problem = plain(redacted(answer.problem, secrets))
+    talk = answer.conversation
+    talk = talk if talk and talk.isprintable() and len(talk) <= LONGEST_NAME else None
+    return replace(answer, conversation=talk, problem=problem and f"{problem} (see {folder})", transcript=folder)
 
 
 def exit_problem(command: Sequence[str], ended: process.Ended) -> str:

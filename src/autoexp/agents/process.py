@@ -77,8 +77,8 @@ def run(
 ) -> Ended:
     """Run `command` in `cwd`; whatever it started has ended when this returns, also when it raises.
 
-    `env` is its whole environment; left out, what any program gets. `enough` is shown each new piece of output and says when
-    there is no use in waiting for the end.
+    `env` is its whole environment; left out, what any program gets. `enough` is shown each new piece of output and
+    says when there is no use in waiting for the end.
     Raises PreconditionError with `hint` when the program is not there, AgentError when it cannot be started.
     """
     mark = uuid.uuid4().hex

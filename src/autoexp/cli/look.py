@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoexp.cli.run import AsJson, RunId
 from autoexp.spec.markers import hookimpl
+
+if TYPE_CHECKING:
+    from autoexp.workspace.paths import RunPaths
 
 
 @hookimpl
@@ -39,6 +42,9 @@ def log(
 def show(
     number: Annotated[int, typer.Argument(metavar="N", help="The iteration; 0 is the baseline.")],
     tail: Annotated[int, typer.Option("--tail", min=0, help="How many lines of the training's log.")] = 20,
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="Instead, all that agents were asked and said, call by call.")
+    ] = False,
     run_id: RunId = None,
     json: AsJson = False,
 ) -> None:
@@ -48,11 +54,26 @@ def show(
     from autoexp.workspace.paths import find_workspace
 
     workspace = find_workspace()
+    if transcript:
+        _transcript(workspace.existing(run_id), number, json)
+        return
     found = shown(workspace, workspace.existing(run_id), number, tail)
     if json:
         render.show_json(found.model_dump(mode="json"))
     else:
         render.show_iteration(found)
+
+
+def _transcript(paths: RunPaths, number: int, json: bool) -> None:
+    from autoexp.cli import render
+    from autoexp.cli.transcript import show_calls
+    from autoexp.session.transcripts import calls
+
+    found = calls(paths, number)
+    if json:
+        render.show_json([call.model_dump(mode="json") for call in found])
+    else:
+        show_calls(found)
 
 
 def plugins(json: AsJson = False) -> None:

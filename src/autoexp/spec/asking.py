@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from autoexp.errors import AgentError, Interrupted
 from autoexp.runs.events import AgentCalled
-from autoexp.spec.answers import judged
+from autoexp.spec.answers import judged, plain
 from autoexp.spec.ports import Answer, Ask
 from autoexp.spec.secrets import redacted, without
 
@@ -68,7 +68,7 @@ def ask_for(
             said = agent.ask(question)
         except AgentError as error:
             said = Answer("", problem=str(error))
-        wrong = redacted(said.problem)
+        wrong = plain(redacted(said.problem))
         if not wrong:
             found, wrong = judged(without(said.text), answer, check)
         _record(context, stage, name, said, wrong, time.monotonic() - began)
