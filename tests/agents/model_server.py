@@ -2,8 +2,8 @@
 
     server.script = [Scene("propose", Refuse(429), json.dumps(idea)), Scene("apply", Read("train.py"), ...)]
 
-A script is scenes in their order, or a function from what is asked to the reply. Acts (Read, Change, Write, Shell) become
-calls of the tools that the agent offers, whatever it calls them.
+A script is scenes in their order, or a function from what is asked to the reply. Acts (Read, Change, Write, Shell)
+become calls of the tools that the agent offers, whatever it calls them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -168,7 +169,11 @@ class ModelServer:
             if turn.task is None and not (callable(self.script) and turn.request.tools):
                 return "a title"  # agents ask for such things beside their work
             self.turns.append(turn)
-            said = self.script(turn) if callable(self.script) else self._next(turn)
+            try:
+                said = self.script(turn) if callable(self.script) else self._next(turn)
+            except Exception:  # the script is at its wit's end: the agent is told to give up
+                self.wrong.append(traceback.format_exc())
+                return Refuse(400, self.wrong[-1])
             if isinstance(said, Refuse):
                 self.refused += 1
                 return said

@@ -214,12 +214,17 @@ def test_there_are_old_journals_to_read() -> None:
     assert {"keep-discard-crash-1"} <= {file.stem for file in JOURNALS.glob("*.jsonl")}
 
 
-@pytest.mark.parametrize("how", ["removed", "replaced"])
-def test_a_journal_that_is_taken_away_while_it_is_open_is_put_back(path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["removed", "replaced", "lengthened", "emptied"])
+def test_a_journal_that_somebody_changes_while_it_is_open_is_put_back(path: Path, how: str) -> None:
     opened = Journal(path)
     opened.append(SetupDone())
     if how == "removed":
         path.unlink()
+    elif how == "lengthened":
+        with path.open("ab") as file:
+            file.write(b'{"type":"noted","text":"forged"}\nand half a')
+    elif how == "emptied":
+        os.truncate(path, 0)
     else:
         replacement = path.with_name("other")
         replacement.write_text("nothing of a journal\n")

@@ -96,6 +96,7 @@ class Journal:
             raise JournalError(f"cannot open the journal {path}: {error.strerror}", "autoexp status") from error
         data = path.read_bytes()
         self.size = data.rfind(b"\n") + 1
+        self._written = bytearray(data[: self.size])
         if self.size < len(data):
             os.ftruncate(self._fd, self.size)
             os.fsync(self._fd)
@@ -120,19 +121,22 @@ class Journal:
                 ) from error
             raise JournalError(f"cannot write {self.path}: {error.strerror}", "autoexp resume") from error
         self.size += len(line)
+        self._written += line
 
     def _put_back(self) -> None:
-        """Somebody removed or replaced the open file: what was written in it is still there, and written again."""
+        """Somebody removed, replaced, cut or lengthened the open file: it is written again as this session knows it.
+
+        Nobody else may write in it while the lock is held. A line that an agent adds is no event of the run.
+        """
         try:
             there, here = self.path.stat(), os.fstat(self._fd)
-            if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+            if (there.st_dev, there.st_ino, there.st_size) == (here.st_dev, here.st_ino, self.size):
                 return
         except OSError:
             pass
-        data = os.pread(self._fd, self.size, 0)
         copy = self.path.with_name(f".{self.path.name}.again")
         try:
-            copy.write_bytes(data)
+            copy.write_bytes(self._written)
             os.replace(copy, self.path)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except OSError as error:

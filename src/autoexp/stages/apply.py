@@ -18,7 +18,15 @@ from autoexp.spec.prompts import apply_prompt
 from autoexp.workspace.candidate import described
 from autoexp.workspace.files import tail, write_atomic
 from autoexp.workspace.inbox import give_back, take_again
-from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
+from autoexp.workspace.paths import (
+    CHECKPOINT_FILE,
+    EXIT_FILE,
+    JOB_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    PATCH_FILE,
+    REPORT_FILE,
+)
 from autoexp.workspace.repository import REGULAR, Change, matches, tree_ref
 from autoexp.workspace.settings import Files
 
@@ -101,9 +109,19 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
         check=made,
         standing=state.agents.get(name),
     )
+    _clear(context)
     if answer.status == "failed":
         raise AgentError(f"the agent says it failed: {answer.summary}")
     return answer.summary
+
+
+def _clear(context: Context) -> None:
+    """Remove what only a training of this attempt, or a later one, could have left: there was none so far."""
+    for folder in context.paths.iteration(context.iteration).glob("attempt-*"):
+        number = folder.name.removeprefix("attempt-")
+        if number.isdecimal() and int(number) >= context.attempt:
+            for name in (JOB_FILE, EXIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE):
+                (folder / name).unlink(missing_ok=True)
 
 
 def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Context, summary: str, by: str) -> Applied:
