@@ -1,17 +1,23 @@
-"""Ideas from an agent: it reads the program, the instructions and the trials so far, and names the next change."""
+"""Ideas from an agent: it is sent the brief, and names the next change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoexp.errors import PreconditionError
+from autoexp.brief.build import propose_brief
+from autoexp.errors import PreconditionError, ProposalError, RepositoryError
+from autoexp.runs.events import IdeaHad, IdeaTried, LessonLearned, QuestionAsked
 from autoexp.runs.records import Proposal
+from autoexp.runs.state import slot_of
+from autoexp.spec.answers import ProposeAnswer
 from autoexp.spec.asking import ask_for
 from autoexp.spec.context import pick
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Proposer
-from autoexp.spec.prompts import propose_prompt
+from autoexp.workspace.candidate import described
+from autoexp.workspace.making import make
 
 if TYPE_CHECKING:
     from autoexp.runs.state import RunState
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class AgentProposer:
-    """Asks the agent registered as `name`. A question of its own (`need_input`) is returned like any proposal."""
+    """Asks the agent registered as `name`. When it only has questions, the last one is returned (`need_input`)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,19 +34,81 @@ class AgentProposer:
         agent = pick(context.agents, self.name, "agent")
         if missing := agent.available():
             raise PreconditionError(missing, "install it, or: autoexp start --proposer search")
-        worktree = context.paths.worktree(state.free_slot)
+        worktree = context.paths.worktree(slot_of(state, context.iteration))
         context.repository.checkout(worktree, state.tip)
-        return ask_for(
+        conversation = state.talk(context.iteration, self.name)
+        brief = propose_brief(
+            state,
+            context.iteration,
+            context.settings,
+            context.workspace,
+            context.paths,
+            context.repository,
+            conversation is not None,
+        )
+        answer = ask_for(
             self.name,
-            propose_prompt(state, context),
-            Proposal,
+            brief.text,
+            ProposeAnswer,
             context=context,
             stage="propose",
             cwd=worktree,
             transcript=context.paths.iteration(context.iteration) / "propose",
             may_edit=False,
-            conversation=state.talk(context.iteration, self.name),
+            conversation=conversation,
+            brief=brief.data,
+            check=_Check(self.name, state, context, worktree),
         )
+        if answer.status == "ok":
+            _remember(answer, self.name, state, context)
+        return answer.proposal
+
+
+class _Check:
+    """Tells an agent, as long as it may be asked again, why its answer is of no use now."""
+
+    def __init__(self, name: str, state: RunState, context: Context, worktree: Path) -> None:
+        self.name, self.state, self.context, self.worktree = name, state, context, worktree
+        self.left = context.settings.agent.tries - 1
+
+    def __call__(self, answer: ProposeAnswer) -> str | None:
+        wrong = self._asks(answer.description) if answer.status == "need_input" else self._edits(answer)
+        self.left -= 1
+        return wrong if self.left >= 0 else None  # it insists: what becomes of that is decided where it is applied
+
+    def _asks(self, question: str) -> str:
+        self.context.remember(QuestionAsked(iteration=self.context.iteration, by=self.name, text=question[:2000]))
+        return (
+            "the question is with the person now (need_input), who may answer it later. Nobody waits for that: propose "
+            "another change, one that does not need the answer"
+        )
+
+    def _edits(self, answer: ProposeAnswer) -> str | None:
+        """Whether the edits can be made, and lead to a program that was not trained yet."""
+        if not answer.edits:
+            return None
+        repository, files, tip = self.context.repository, self.context.settings.files, self.state.tip
+        try:
+            repository.checkout(self.worktree, tip)
+            make(answer.edits, self.worktree, repository, files)
+            tree, _ = repository.changes(self.worktree, tip)
+            source, _ = described(repository, tree, files.editable, files.frozen)
+        except (ProposalError, RepositoryError) as error:
+            return f"its edits cannot be made: {error}"
+        finally:
+            repository.checkout(self.worktree, tip)
+        same = self.state.trained(source)
+        return f"its edits lead to {same}, and are not trained again: propose another change" if same else None
+
+
+def _remember(answer: ProposeAnswer, name: str, state: RunState, context: Context) -> None:
+    number = context.iteration
+    if answer.idea is not None and any(idea.number == answer.idea for idea in state.backlog):
+        context.remember(IdeaTried(iteration=number, number=answer.idea))
+    for idea in answer.ideas:
+        context.remember(IdeaHad(iteration=number, by=name, text=idea[:500]))
+    if answer.lesson:
+        context.remember(LessonLearned(iteration=number, by=name, text=answer.lesson[:500]))
 
 
 @hookimpl

@@ -54,6 +54,22 @@ def told(event: ev.Event) -> str:
                 took += f", ${event.cost_usd:.4f}"
             said = f": {_short(event.problem)}" if event.problem else ""
             return f"{_number(event.iteration)} {event.stage}: {event.agent} was asked ({took}){said}"
+        case ev.GuidanceGiven():
+            return f"steering: {_short(event.text, 500)}"
+        case ev.GuidanceWithdrawn():
+            return f"steering: guidance {event.number} is withdrawn"
+        case ev.QuestionAsked():
+            return f"{_number(event.iteration)} propose: {event.by} asks (need_input): {_short(event.text, 500)}"
+        case ev.QuestionAnswered():
+            return f"steering: question {event.number} is answered: {_short(event.answer, 500)}"
+        case ev.IdeaHad():
+            return f"{_number(event.iteration)} propose: an idea for later: {_short(event.text)}"
+        case ev.IdeaTried():
+            return f"{_number(event.iteration)} propose: it takes up idea {event.number}"
+        case ev.IdeaDropped():
+            return f"steering: idea {event.number} is dropped"
+        case ev.LessonLearned():
+            return f"{_number(event.iteration)} propose: learned: {_short(event.text)}"
         case ev.Noted():
             return f"note: {_short(event.text, 500)}"
 

@@ -88,9 +88,11 @@ def ask_for(
             _pause(BETWEEN_TRIES_SECONDS, context.stop)
         if not said.problem:
             asked = (
-                f"{prompt}\n\nYour previous answer could not be used: {problem}. Edits of files that you made for it "
+                f"Your previous answer could not be used: {problem}. Edits of files that you made for it "
                 "are still there. Answer again, with one JSON object as asked above and nothing after it.\n"
             )
+            if not said.conversation:  # who goes on with one has the question in it
+                asked = f"{prompt}\n\n{asked}"
     calls = f"{settings.tries} call" + ("" if settings.tries == 1 else "s")
     raise AgentError(f"no usable answer in {calls}; the last problem: {problem}")
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import tokenize
 from pathlib import Path
 
+from autoexp.brief.build import sources
+from autoexp.brief.prompts import apply_prompt
 from autoexp.errors import AgentError, ProposalError, RepositoryError
 from autoexp.runs.events import Applied, Event
-from autoexp.runs.records import Patch, Proposal, Replace, SetConstant
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.answers import ApplyAnswer, untrusted
 from autoexp.spec.asking import ask_for
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.prompts import apply_prompt
 from autoexp.workspace.candidate import described
-from autoexp.workspace.constants import declared, replaced
-from autoexp.workspace.edits import replaced_text
 from autoexp.workspace.files import tail, write_atomic
+from autoexp.workspace.making import make
 from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
 from autoexp.workspace.repository import REGULAR, matches, tree_ref
 
@@ -30,7 +27,8 @@ PEOPLE = ("proposal_file", "next_proposal", "queue")
 def autoexp_apply(state: RunState, context: Context) -> Event | None:
     """Begin from the base (a repair: from the failed candidate), edit, and store the result as a git tree.
 
-    A change of anything that is not editable is refused, named, and not trained. So is no change at all.
+    A change of anything that is not editable is refused, named, and not trained. So is no change at all. When an agent
+    made a program that was trained before, it is asked for another change, `agent.tries` times in all.
     """
     iteration = state.open[context.iteration]
     worktree = context.paths.worktree(iteration.slot)
@@ -42,63 +40,14 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
     by = "agent" if repair or not iteration.proposal.edits else "edits"
     try:
         edits = by == "edits"
-        summary = make(iteration.proposal, worktree, context) if edits else _ask(state, iteration, worktree, context)
+        summary = (
+            make(iteration.proposal.edits, worktree, context.repository, context.settings.files)
+            if edits
+            else _ask(state, iteration, worktree, context)
+        )
         return _inspect(state, iteration, worktree, context, summary, by)
     except (ProposalError, RepositoryError, AgentError) as error:
         return _applied(context, "failed", f"could not be applied: {error}", by)
-
-
-def make(proposal: Proposal, worktree: Path, context: Context) -> str:
-    """Make the proposal's own edits. Returns what was done, in words; raises ProposalError or RepositoryError."""
-    done = []
-    for edit in proposal.edits:
-        if isinstance(edit, Patch):
-            context.repository.apply_patch(worktree, edit.diff)
-            done.append("patched")
-            continue
-        path = _path_of(edit, worktree, context)
-        text, encoding = _decoded(path.read_bytes())  # read_text would turn CRLF into LF
-        if isinstance(edit, SetConstant):
-            path.write_bytes(replaced(text, edit.name, edit.value).encode(encoding))
-            done.append(f"{edit.name} = {edit.value!r}")
-        else:
-            try:
-                changed = replaced_text(text, edit.old, edit.new)
-            except ProposalError as error:
-                raise ProposalError(f"{edit.path}: {error}", error.hint) from error
-            path.write_bytes(changed.encode(encoding))
-            done.append(f"replaced text in {edit.path}")
-    return ", ".join(done)
-
-
-def _decoded(data: bytes) -> tuple[str, str]:
-    """The text of a source, and its encoding: the one it declares. Raises ProposalError when it is none."""
-    try:
-        encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0]
-        return data.decode(encoding), encoding
-    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
-        raise ProposalError(f"the file is no text: {error}", "autoexp propose --patch FILE") from error
-
-
-def _path_of(edit: SetConstant | Replace, worktree: Path, context: Context) -> Path:
-    files = context.settings.files
-    editable = _existing(worktree, files.editable, files.frozen)
-    if edit.path is not None:
-        if worktree / edit.path not in editable:
-            raise ProposalError(
-                f"{edit.path} is not editable (files.editable: {', '.join(files.editable)})", "autoexp doctor"
-            )
-        return worktree / edit.path
-    assert isinstance(edit, SetConstant)
-    for path in editable:
-        if path.suffix == ".py" and edit.name in declared(path.read_text(errors="replace")):
-            return path
-    raise ProposalError(f"no editable file has a constant {edit.name}", "autoexp propose --help")
-
-
-def _existing(worktree: Path, editable: tuple[str, ...], frozen: tuple[str, ...]) -> list[Path]:
-    names = sorted(str(p.relative_to(worktree)) for p in worktree.rglob("*") if p.is_file() and not p.is_symlink())
-    return [worktree / name for name in names if matches(name, editable) and not matches(name, frozen)]
 
 
 def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context) -> str:
@@ -110,16 +59,22 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
     if iteration.failures:
         last = context.paths.attempt(context.iteration, context.attempt - 1)
         problem = f"The candidate failed: {iteration.failures[-1].reason}\n{untrusted(tail(last / LOG_FILE, 16384))}"
+    conversation = state.talk(context.iteration, agent)
+    commit = iteration.commit or iteration.base
+    program = None if conversation else sources(commit, context.settings, context.repository, 1.0)
+    guidance = [] if conversation else [f"{each.number}. {each.text}" for each in state.steering]
+    asked = apply_prompt(iteration.proposal, context.settings, problem, program, guidance)
     answer = ask_for(
         agent,
-        apply_prompt(iteration.proposal, context.settings, problem),
+        asked.text,
         ApplyAnswer,
         context=context,
         stage="apply",
         cwd=worktree,
         transcript=context.paths.attempt(context.iteration, context.attempt) / "apply",
         may_edit=True,
-        conversation=state.talk(context.iteration, agent),
+        conversation=conversation,
+        brief=asked.data,
     )
     if answer.status == "failed":
         raise AgentError(f"the agent says it failed: {answer.summary}")
@@ -145,9 +100,12 @@ def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Con
         said = f"refused: {', '.join(broken[:5])} is deleted, or no regular file any more"
         return _applied(context, "refused", said, by, refused=_named(broken))
     source, constants = described(context.repository, tree, files.editable, files.frozen)
-    same = next((t.iteration for t in state.trials if t.source == source and t.status == "success"), None)
+    same = state.trained(source)
     if same is not None and iteration.proposer not in PEOPLE:
-        return _applied(context, "repeated", f"the same program as iteration {same}", by)
+        # an agent's own edits were looked at when it proposed them (proposers/agent.py), and it insisted
+        more = len(iteration.repeated) + 1 < context.settings.agent.tries
+        again = by == "agent" and context.attempt == 1 and iteration.proposer in context.agents and more
+        return _applied(context, "repeated", same, by, again=again)
     changed = _named([change.path for change in changes])
     return _applied(context, "applied", summary, by, tree=tree, source=source, changed=changed, constants=constants)
 

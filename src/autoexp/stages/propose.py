@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 
 from autoexp.errors import AgentError, PreconditionError, ProposalError
-from autoexp.runs.events import Event, Proposed
+from autoexp.runs.events import Event, Proposed, QuestionAsked
 from autoexp.runs.records import Proposal
 from autoexp.runs.state import RunState
 from autoexp.spec.context import Context, pick
@@ -14,14 +14,12 @@ from autoexp.spec.markers import hookimpl
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.inbox import claim
 
-NEED_INPUT_TRIES = 3
-
 
 @hookimpl(trylast=True)
 def autoexp_propose(state: RunState, context: Context) -> Event | None:
     """Precedence: --proposal-file, next_proposal.json, the queue, the proposer, the fallback.
 
-    Raises PreconditionError when nobody has a proposal, or the proposer only asks questions.
+    Raises PreconditionError when nobody has a proposal, ProposalError when all that there is is a question.
     """
     taken = claim(context.paths, context.iteration, context.note, _refusal(context))
     if taken is not None:
@@ -51,29 +49,28 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
     if not context.plan.stochastic:
         names = names[-1:]
     failure: AgentError | None = None
+    question = ""
     for name in dict.fromkeys(names):
         proposer = pick(context.proposers, name, "proposer")
-        question = ""
-        for _ in range(NEED_INPUT_TRIES):
-            try:
-                proposal = proposer.propose(state, context)
-            except AgentError as error:
-                # an outage must not end the night; a proposer that is not there at all (PreconditionError) does
-                context.note(f"the proposer {name} failed: {error}", f"failed-{name}-{context.iteration}")
-                failure = error
-                break
-            if proposal is None:
-                break
-            if proposal.status == "ok":
-                return proposal, name
-            question = proposal.description
-            context.note(f"the proposer {name} asks (need_input): {question}", f"need-input-{question}")
-        if question:
-            raise ProposalError(
-                f"the proposer {name} needs input (need_input): {question}",
-                "put the answer into program.md, or propose something yourself (autoexp propose), then: autoexp resume",
-            )
+        try:
+            proposal = proposer.propose(state, context)
+        except AgentError as error:
+            # an outage must not end the night; a proposer that is not there at all (PreconditionError) does
+            context.note(f"the proposer {name} failed: {error}", f"failed-{name}-{context.iteration}")
+            failure = error
+            continue
+        if proposal is not None and proposal.status == "ok":
+            return proposal, name
+        if proposal is not None:  # the question is with the person; the night goes on with somebody else's idea
+            question = f"the proposer {name} needs input (need_input): {proposal.description}"
+            text = proposal.description[:2000]
+            context.remember(QuestionAsked(iteration=context.iteration, by=name, text=text))
         context.log(f"propose: {name} has nothing to propose")
+    if question:
+        raise ProposalError(
+            f"{question} (and nobody else has an idea)",
+            "autoexp answer (it lists the questions), or autoexp propose, then: autoexp resume",
+        )
     if failure is not None:
         raise failure
     raise PreconditionError(

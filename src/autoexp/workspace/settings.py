@@ -112,6 +112,11 @@ class Agent(Section):
     """How long rate limits and outages are waited for before the fallback proposer goes on instead."""
     edits_at_once: bool = False
     """Whether it edits the files while it proposes, in one call, instead of in a second one."""
+    brief_tokens: Annotated[int, Field(ge=4000)] = 30_000
+    """Tokens that a brief may have, 4000 at least. Counted with a small vocabulary of autoexp's own, which needs more
+    tokens for a text than the models' do."""
+    lessons: bool = False
+    """Whether what agents learn is kept for later runs, in workflows/lessons.md."""
     args: tuple[str, ...] = ()
     """The options of the agent `name`: a model, a configuration. For the others: [agents.<name>] args."""
 
