@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ from autoexp.testing import Registering, Scripted, proposal, replayed, run
 from autoexp.workspace.paths import Workspace
 
 
-def answer(LR: float | None = None, **more: Any) -> dict[str, Any]:
-    words = f"LR = {LR}" if LR is not None else "in words"
-    edits = [{"op": "set", "name": "LR", "value": LR}] if LR is not None else []
+def answer(lr: float | None = None, **more: Any) -> dict[str, Any]:
+    words = f"LR = {lr}" if lr is not None else "in words"
+    edits = [{"op": "set", "name": "LR", "value": lr}] if lr is not None else []
     fields = {"status": "ok", "description": words, "change_plan": words, "commit_description": words, "edits": edits}
     return {**fields, **more}
 
@@ -32,7 +33,7 @@ QUESTION = answer(status="need_input", description="which GPU?")
 class Fake:
     """Answers from a script, for each question by its own; the last answer is repeated."""
 
-    def __init__(self, propose: list[Any], apply: list[Any] = [], conversation: str | None = None) -> None:
+    def __init__(self, propose: list[Any], apply: Sequence[Any] = (), conversation: str | None = None) -> None:
         self.scripts = {FIRST: list(propose), "Apply": list(apply)}
         self.asked: list[Ask] = []
         self.missing: str | None = None
@@ -180,7 +181,7 @@ def test_ideas_and_lessons_are_kept_once_and_taken_up(workspace: Workspace) -> N
 
 
 def test_ideas_are_offered_when_the_trials_get_stuck(workspace: Workspace) -> None:
-    worse = [answer(LR, ideas=["label smoothing"]) for LR in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
+    worse = [answer(lr, ideas=["label smoothing"]) for lr in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
     agent = Fake(worse)
     work(workspace, agent, 6)
     assert "label smoothing" not in agent.asked[4].prompt
