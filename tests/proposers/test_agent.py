@@ -152,6 +152,34 @@ def test_it_is_asked_so_often_and_then_it_ends_as_repeated(workspace: Workspace)
     assert all("train.py" not in question.prompt for question in again), "what it has had is not sent again"
 
 
+def test_an_agent_that_edits_while_it_proposes_is_asked_once(workspace: Workspace) -> None:
+    text = workspace.settings.read_text()
+    workspace.settings.write_text(text.replace("tries = 3", "tries = 3\nedits_at_once = true"))
+
+    def edits(value: str, file: str = "train.py", old: str = "LR = 0.08") -> Any:
+        def made(question: Ask) -> dict[str, Any]:
+            assert question.may_edit and "Make the change now" in question.prompt
+            path = question.cwd / file
+            path.write_text(path.read_text().replace(old, value))
+            return answer(description=value)
+
+        return made
+
+    cheat = edits("return 0.0 *", "evaluate.py", "return 1.0 +")
+    honest = edits("return 1.0 +", "evaluate.py", "return 0.0 *")
+    agent = Fake([edits("LR = 0.04")])
+    agent.scripts["Apply"] = [edits("LR = 0.04"), cheat, honest, cheat]
+    honest_too = edits("LR = 0.02", old="LR = 0.04")
+    agent.scripts["Apply"][2] = lambda question: (honest(question), honest_too(question))[1]
+    state = work(workspace, agent, 3)
+    assert [(trial.decision, trial.proposer) for trial in state.trials[1:3]] == [("keep", "fake")] * 2
+    assert [trial.constants["LR"] for trial in state.trials[:3]] == [0.08, 0.04, 0.02]
+    assert state.trials[3].status == "untrained" and "evaluate.py, which is not editable" in state.trials[3].reason
+    problems = [event.problem for event in events(workspace, ev.AgentCalled)]
+    assert problems[0] == problems[2] == "" and "evaluate.py may not be changed: put it back" in problems[1]
+    assert {event.stage for event in events(workspace, ev.AgentCalled)} == {"propose"}
+
+
 def test_a_question_is_kept_and_another_idea_asked_for(workspace: Workspace) -> None:
     agent = Fake([QUESTION, answer(0.04)])
     state = work(workspace, agent)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from autoexp.brief.build import propose_brief
 from autoexp.errors import PreconditionError, ProposalError, RepositoryError
 from autoexp.runs.events import IdeaHad, IdeaTried, LessonLearned, QuestionAsked
-from autoexp.runs.records import Proposal
+from autoexp.runs.records import Edit, Patch, Proposal
 from autoexp.runs.state import slot_of
 from autoexp.spec.answers import ProposeAnswer
 from autoexp.spec.asking import ask_for
@@ -18,6 +20,7 @@ from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Proposer
 from autoexp.workspace.candidate import described
 from autoexp.workspace.making import make
+from autoexp.workspace.repository import matches
 
 if TYPE_CHECKING:
     from autoexp.runs.state import RunState
@@ -46,6 +49,7 @@ class AgentProposer:
             context.repository,
             conversation is not None,
         )
+        check = _Check(self.name, state, context, worktree)
         answer = ask_for(
             self.name,
             brief.text,
@@ -54,14 +58,14 @@ class AgentProposer:
             stage="propose",
             cwd=worktree,
             transcript=context.paths.iteration(context.iteration) / "propose",
-            may_edit=False,
+            may_edit=context.settings.agent.edits_at_once,
             conversation=conversation,
             brief=brief.data,
-            check=_Check(self.name, state, context, worktree),
+            check=check,
         )
         if answer.status == "ok":
             _remember(answer, self.name, state, context)
-        return answer.proposal
+        return answer.proposal.model_copy(update={"edits": check.edits}) if check.edits else answer.proposal
 
 
 class _Check:
@@ -70,6 +74,8 @@ class _Check:
     def __init__(self, name: str, state: RunState, context: Context, worktree: Path) -> None:
         self.name, self.state, self.context, self.worktree = name, state, context, worktree
         self.left = context.settings.agent.tries - 1
+        self.edits: tuple[Edit, ...] = ()
+        """What the agent changed in the worktree while it proposed, where it may (`agent.edits_at_once`)."""
 
     def __call__(self, answer: ProposeAnswer) -> str | None:
         wrong = self._asks(answer.description) if answer.status == "need_input" else self._edits(answer)
@@ -85,20 +91,37 @@ class _Check:
 
     def _edits(self, answer: ProposeAnswer) -> str | None:
         """Whether the edits can be made, and lead to a program that was not trained yet."""
-        if not answer.edits:
-            return None
         repository, files, tip = self.context.repository, self.context.settings.files, self.state.tip
         try:
-            repository.checkout(self.worktree, tip)
-            make(answer.edits, self.worktree, repository, files)
-            tree, _ = repository.changes(self.worktree, tip)
-            source, _ = described(repository, tree, files.editable, files.frozen)
+            made = self._made() if self.context.settings.agent.edits_at_once else None
+            if made is None:
+                if not answer.edits:
+                    return None
+                repository.checkout(self.worktree, tip)
+                make(answer.edits, self.worktree, repository, files)
+                made, _ = repository.changes(self.worktree, tip)
+                repository.checkout(self.worktree, tip)
+            source, _ = described(repository, made, files.editable, files.frozen)
         except (ProposalError, RepositoryError) as error:
             return f"its edits cannot be made: {error}"
-        finally:
-            repository.checkout(self.worktree, tip)
         same = self.state.trained(source)
         return f"its edits lead to {same}, and are not trained again: propose another change" if same else None
+
+    def _made(self) -> str | None:
+        """The tree with what the agent changed in the worktree itself; None when that is nothing."""
+        repository, files, tip = self.context.repository, self.context.settings.files, self.state.tip
+        tree, changes = repository.changes(self.worktree, tip)
+        self.edits = ()
+        if not changes:
+            return None
+        try:
+            self.edits = (Patch(op="patch", diff=repository.diff(tip, tree) + "\n"),)
+        except ValidationError as error:
+            raise ProposalError("a file is not text in UTF-8 any more", "autoexp doctor") from error
+        others = [c.path for c in changes if not matches(c.path, files.editable) or matches(c.path, files.frozen)]
+        if others:
+            raise ProposalError(f"{', '.join(others[:5])} may not be changed: put it back", "autoexp doctor")
+        return tree
 
 
 def _remember(answer: ProposeAnswer, name: str, state: RunState, context: Context) -> None:
