@@ -14,6 +14,7 @@ from autoexp.proposers.agent import AgentProposer, autoexp_register_proposers
 from autoexp.runs import events as ev
 from autoexp.runs.journal import read
 from autoexp.runs.state import RunState
+from autoexp.session import memory
 from autoexp.session.briefing import next_brief
 from autoexp.spec.ports import Answer, Ask
 from autoexp.testing import Registering, Scripted, proposal, replayed, run
@@ -186,6 +187,16 @@ def test_a_question_is_kept_and_another_idea_asked_for(workspace: Workspace) -> 
     assert state.trials[1].proposer == "fake" and state.trials[1].decision == "keep"
     assert [(q.number, q.by, q.text) for q in state.unanswered] == [(1, "fake", "which GPU?")]
     assert "the question is with the person now" in agent.asked[1].prompt
+
+
+def test_a_question_that_was_answered_is_not_opened_again(workspace: Workspace) -> None:
+    agent = Fake([QUESTION, answer(0.04), QUESTION, answer(0.03)])
+    work(workspace, agent)
+    memory.answer(workspace.run("test"), 1, "the big one")
+    state = work(workspace, agent)
+    assert [question.answer for question in state.questions] == ["the big one"]
+    assert "the person has answered that already: the big one" in agent.asked[3].prompt
+    assert "steering: question 1 is answered: the big one" in workspace.run("test").log.read_text()
 
 
 def test_when_it_only_asks_the_fallback_has_the_next_idea(workspace: Workspace) -> None:

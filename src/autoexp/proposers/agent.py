@@ -12,7 +12,7 @@ from autoexp.brief.build import propose_brief
 from autoexp.errors import PreconditionError, ProposalError, RepositoryError
 from autoexp.runs.events import IdeaHad, IdeaTried, LessonLearned, QuestionAsked
 from autoexp.runs.records import Edit, Patch, Proposal
-from autoexp.runs.state import slot_of
+from autoexp.runs.state import same_words, slot_of
 from autoexp.spec.answers import ProposeAnswer
 from autoexp.spec.asking import ask_for
 from autoexp.spec.context import pick
@@ -83,6 +83,9 @@ class _Check:
         return wrong if self.left >= 0 else None  # it insists: what becomes of that is decided where it is applied
 
     def _asks(self, question: str) -> str:
+        for known in self.state.questions:
+            if known.answer and same_words(known.text, question):
+                return f"the person has answered that already: {known.answer[:2000]}"
         self.context.remember(QuestionAsked(iteration=self.context.iteration, by=self.name, text=question[:2000]))
         return (
             "the question is with the person now (need_input), who may answer it later. Nobody waits for that: propose "

@@ -188,6 +188,11 @@ def replay(journal: list[ev.Event]) -> RunState:
 Changes = dict[str, Any]
 
 
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts say the same, but for case, spaces and the last full stop."""
+    return " ".join(one.casefold().split()).rstrip(".") == " ".join(other.casefold().split()).rstrip(".")
+
+
 def slot_of(state: RunState, iteration: int) -> int:
     """The worktree and device of an iteration that is proposed: its own when it is open already."""
     return state.open[iteration].slot if iteration in state.open else state.free_slot

@@ -24,7 +24,7 @@ from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
 from autoexp.session import memory, requests, snapshot, views
-from autoexp.session.words import told
+from autoexp.session.words import told, write_line
 from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
 from autoexp.workspace import settings as settings_module
@@ -334,10 +334,7 @@ class Session:
 
     def log(self, text: str, level: str = "INFO") -> None:
         """A line in runner.log and for `say`. Neither can stop a run: the journal is the truth."""
-        line = f"[{time.strftime('%Y-%m-%dT%H:%M:%S')}] [{level}] {text}"
-        with suppress(OSError), self.paths.log.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(line + "\n")
-        self.say(line)
+        self.say(write_line(self.paths.log, text, level))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

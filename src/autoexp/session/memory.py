@@ -11,10 +11,11 @@ from autoexp.errors import ProposalError, UsageError
 from autoexp.runs import events as ev
 from autoexp.runs.journal import Journal
 from autoexp.runs.records import Guidance, Idea, Question
-from autoexp.runs.state import RunState, reduce
+from autoexp.runs.state import RunState, reduce, same_words
 from autoexp.session import requests, views
 from autoexp.session.background import submit
 from autoexp.session.snapshot import load
+from autoexp.session.words import told, write_line
 from autoexp.workspace.locks import Lock
 from autoexp.workspace.paths import RunPaths
 
@@ -25,20 +26,16 @@ Remembered = ev.QuestionAsked | ev.IdeaHad | ev.IdeaTried | ev.LessonLearned
 
 
 def known(state: RunState, event: Remembered) -> bool:
-    """Whether the run has it already: an open question, an idea or a lesson in the same words."""
+    """Whether the run has it already: a question, an idea or a lesson in the same words."""
     match event:
         case ev.QuestionAsked():
-            return any(_same(each.text, event.text) for each in state.unanswered)
+            return any(same_words(each.text, event.text) for each in state.questions)
         case ev.IdeaHad():
-            return any(_same(each.text, event.text) for each in state.ideas)
+            return any(same_words(each.text, event.text) for each in state.ideas)
         case ev.IdeaTried():
             return all(idea.number != event.number for idea in state.backlog)
         case ev.LessonLearned():
-            return any(_same(each.text, event.text) for each in state.lessons)
-
-
-def _same(one: str, other: str) -> bool:
-    return " ".join(one.casefold().split()).rstrip(".") == " ".join(other.casefold().split()).rstrip(".")
+            return any(same_words(each.text, event.text) for each in state.lessons)
 
 
 def said(name: str, request: requests.Request) -> ev.Event:
@@ -137,6 +134,7 @@ def _take_in(paths: RunPaths) -> None:
                     event = said(name, request)
                     journal.append(event)
                     state = reduce(state, event)
+                    write_line(paths.log, told(event))
                 path.unlink(missing_ok=True)
             views.write_state(paths, state, journal.size)
         finally:

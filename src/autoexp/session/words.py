@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from pathlib import Path
+
 from autoexp.runs import events as ev
+
+
+def write_line(log: Path, text: str, level: str = "INFO") -> str:
+    """Append a line to runner.log, and return it. A log that cannot be written stops nobody."""
+    line = f"[{time.strftime('%Y-%m-%dT%H:%M:%S')}] [{level}] {text}"
+    with suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as file:
+        file.write(line + "\n")
+    return line
 
 
 def told(event: ev.Event) -> str:
