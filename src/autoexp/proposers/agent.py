@@ -108,7 +108,10 @@ class _Check:
         except (ProposalError, RepositoryError) as error:
             return f"its edits cannot be made: {error}"
         same = self.state.trained(source)
-        return f"its edits lead to {same}, and are not trained again: propose another change" if same else None
+        if same is None:
+            return None
+        came = f", which came to {same.metric:.6f}" if same.metric is not None else ""
+        return f"its edits lead to the same program as iteration {same.iteration}{came}: propose another change"
 
     def _made(self) -> str | None:
         """The tree with what the agent changed in the worktree itself; None when that is nothing."""

@@ -130,13 +130,9 @@ class RunState(Record):
         taken = {iteration.slot for iteration in self.open.values()}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
 
-    def trained(self, source: str) -> str | None:
-        """In words, which trial has trained the program with this hash; None when none has."""
-        same = next((t for t in self.trials if t.source == source and t.status == "success"), None)
-        if same is None:
-            return None
-        said = f", which came to {same.metric:.6f}" if same.metric is not None else ""
-        return f"the same program as iteration {same.iteration}{said}"
+    def trained(self, source: str) -> Trial | None:
+        """The trial that has trained the program with this hash; None when none has."""
+        return next((t for t in self.trials if t.source == source and t.status == "success"), None)
 
     def talk(self, iteration: int, agent: str) -> str | None:
         """The conversation that `agent` has had about an iteration; None when it would begin one."""

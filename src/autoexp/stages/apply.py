@@ -105,7 +105,9 @@ def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Con
         # an agent's own edits were looked at when it proposed them (proposers/agent.py), and it insisted
         more = len(iteration.repeated) + 1 < context.settings.agent.tries
         again = by == "agent" and context.attempt == 1 and iteration.proposer in context.agents and more
-        return _applied(context, "repeated", same, by, again=again)
+        came = f", which came to {same.metric:.6f}" if again and same.metric is not None else ""
+        said = f"the same program as iteration {same.iteration}{came}"
+        return _applied(context, "repeated", said, by, again=again)
     changed = _named([change.path for change in changes])
     return _applied(context, "applied", summary, by, tree=tree, source=source, changed=changed, constants=constants)
 
