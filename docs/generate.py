@@ -149,6 +149,7 @@ WORDS = {
     "Placed.live": "Whether a session works on the run.",
     "Placed.when": "When it will be used, in words.",
     "Placed.proposal": "The proposal; see [proposals](proposal.md).",
+    "Said.run_id": "The run.",
     "Waiting.number": "What `--remove` takes; null for next_proposal.json.",
     "Waiting.source": "proposal_file, next_proposal or queue.",
     "Waiting.path": "The file it waits in.",
@@ -744,6 +745,25 @@ def status() -> str:
     lines += ["## autoexp propose --json", "", steering["Placed"].words, "", *fields_table(steering["Placed"])]
     lines += ["## autoexp propose --list --json", "", "A list of these. " + steering["Waiting"].words, ""]
     lines += fields_table(steering["Waiting"])
+    records, memory = classes("runs/records.py"), classes("session/memory.py")
+    lines += ["## autoexp steer --json", "", "Also of `autoexp answer --json`. " + memory["Said"].words, ""]
+    lines += fields_table(memory["Said"])
+    for name, where in (("Guidance", "in `guidance`"), ("Question", "in `questions`")):
+        lines += [f"### {name}, {where}", "", records[name].words, "", *fields_table(records[name])]
+    lines += ["## autoexp ideas --json", "", "A list of these. " + records["Idea"].words, ""]
+    lines += fields_table(records["Idea"])
+    lines += [
+        "## autoexp brief --json",
+        "",
+        *prose(
+            """
+            What the agent `command` is sent as data: `ask` (here `propose`), `run_id`, `iteration`, `metric`, `best`,
+            `budget_seconds`, `editable`, `frozen`, `edits_at_once`, `answer` (what the answer has to hold), `tokens`,
+            `limit`, `counter`, and `sections`: by name, each with its `title`, its `text`, what its parts are
+            (`unit`), and how many of them were `kept` and `left_out`. See [briefs](../explanation/briefs.md).
+            """
+        ),
+    ]
     return page("Status and other JSON", ["src/autoexp/session", "src/autoexp/runs/records.py"], lines)
 
 

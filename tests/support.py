@@ -63,6 +63,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 
 from autoexp import hookimpl
+from autoexp.proposers.agent import AgentProposer
 from autoexp.runs.records import Proposal
 from autoexp.spec.ports import Answer
 from autoexp.testing import Scripted
@@ -75,12 +76,15 @@ class Agent:
     def ask(self, question):
         command = [sys.executable, Path(os.environ["LAB"], "agent.py")]
         env = {**os.environ, "ASKED": question.prompt.splitlines()[0]}
-        done = subprocess.run(command, cwd=question.cwd, env=env, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=question.cwd, env=env, check=True, capture_output=True, text=True, input=question.prompt
+        )
         return Answer(done.stdout)
 
 
 @hookimpl
 def autoexp_register_proposers(register):
+    register("fake", AgentProposer("fake"))
     script = Path(os.environ["LAB"], "proposals.json")
     found = json.loads(script.read_text()) if script.exists() else []
     register("scripted", Scripted(*(Proposal.model_validate(fields) for fields in found)))
@@ -144,11 +148,8 @@ class Lab:
         self.workspace = make_workspace(self.root, trainer=trainer, settings=text)
         self.plugins = path / "plugins"
         self.plugin("lab_plugin", PLUGIN)
-        given = os.environ.get("PYTHONPATH")
-        self.environ = {
-            "LAB": str(path),
-            "PYTHONPATH": os.pathsep.join([str(self.plugins), *([given] if given else [])]),
-        }
+        places = [str(self.plugins), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.environ = {"LAB": str(path), "PYTHONPATH": os.pathsep.join(places)}
 
     def plugin(self, module: str, source: str) -> None:
         """Install a module as a plugin, for all commands."""

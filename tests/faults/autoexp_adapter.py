@@ -37,7 +37,9 @@ class Autoexp(Adapter):
 
     def install(self, ctx):
         ctx.completed_then = 0
+        # Nobody but the agent has ideas: P27 wants to see that its question is not trained, and counts trainings.
         (ctx.repo / "autoexp.toml").write_text(
+            f'[run]\nfallback = "opencode"\n'
             f"[train]\ntimeout_seconds = {ctx.settings['train_timeout']}\n"
             f"[agent]\ntimeout_seconds = {ctx.settings['llm_timeout']}\n"
         )

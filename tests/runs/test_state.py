@@ -38,6 +38,17 @@ EXAMPLES: dict[type, tuple[list[Any], Any]] = {
     ev.BaselineOpened: ([], ev.BaselineOpened(commit="0" * 40, ref="r", source="s")),
     ev.Noted: ([], ev.Noted(text="hello")),
     ev.AgentCalled: ([], ev.AgentCalled(iteration=1, attempt=1, stage="propose", agent="a", seconds=1.0)),
+    ev.GuidanceGiven: ([], ev.GuidanceGiven(text="no dropout")),
+    ev.GuidanceWithdrawn: ([ev.GuidanceGiven(text="no dropout")], ev.GuidanceWithdrawn(number=1)),
+    ev.QuestionAsked: ([], ev.QuestionAsked(iteration=1, by="a", text="which GPU?")),
+    ev.QuestionAnswered: (
+        [ev.QuestionAsked(iteration=1, by="a", text="which GPU?")],
+        ev.QuestionAnswered(number=1, answer="the big one"),
+    ),
+    ev.IdeaHad: ([], ev.IdeaHad(iteration=1, by="a", text="deeper")),
+    ev.IdeaTried: ([ev.IdeaHad(iteration=1, by="a", text="deeper")], ev.IdeaTried(iteration=2, number=1)),
+    ev.IdeaDropped: ([ev.IdeaHad(iteration=1, by="a", text="deeper")], ev.IdeaDropped(number=1)),
+    ev.LessonLearned: ([], ev.LessonLearned(iteration=1, by="a", text="depth costs time")),
     **{type(event): (ITERATION[:n], event) for n, event in enumerate(ITERATION)},
 }
 

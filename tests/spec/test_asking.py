@@ -93,6 +93,12 @@ def test_a_bad_answer_is_asked_for_again_with_the_reason() -> None:
     assert len(logged) == 3
 
 
+def test_in_a_conversation_only_the_complaint_is_sent() -> None:
+    agent = Scripted(Answer("I did it!", conversation="c"), GOOD)
+    assert ask(agent).status == "applied"
+    assert agent.prompts[1].startswith("Your previous answer could not be used: ") and "Do it." not in agent.prompts[1]
+
+
 def test_the_last_problem_is_in_the_error() -> None:
     agent = Scripted("no", '{"status": 5}')
     with pytest.raises(AgentError, match=r"in 2 calls; the last problem: .*status: Input should be"):

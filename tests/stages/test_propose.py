@@ -52,14 +52,23 @@ def test_when_nobody_has_an_idea_the_run_stops_with_exit_3_and_can_go_on(workspa
     assert run(workspace, 1, "first", plugins=more).completed == 2
 
 
-def test_a_proposer_that_only_asks_questions_stops_the_run_with_its_question(workspace: Workspace) -> None:
+def test_a_question_stops_nothing_while_somebody_has_an_idea(workspace: Workspace) -> None:
+    fallback(workspace, "second")
     asking = Asking()
-    with pytest.raises(ProposalError, match="which data set") as caught:
-        run(workspace, 1, "asking", plugins=parts(asking=asking))
-    assert "program.md" in caught.value.hint
-    assert asking.asked == 3
-    notes = [note.text for note in replayed(workspace.run("test")).notes]
-    assert len([note for note in notes if "which data set" in note]) == 1
+    ideas = Scripted(proposal(LR=0.04), proposal(LR=0.03))
+    state = run(workspace, 2, "asking", plugins=parts(asking=asking, second=ideas))
+    assert [trial.proposer for trial in state.trials[1:]] == ["second", "second"]
+    assert [(q.by, q.text, q.answer) for q in state.questions] == [("asking", "which data set?", "")]
+
+
+def test_a_question_and_no_other_idea_stops_the_run_with_the_question(workspace: Workspace) -> None:
+    fallback(workspace, "asking")
+    with pytest.raises(ProposalError, match=r"need_input.*which data set") as caught:
+        run(workspace, 1, "asking", plugins=parts(asking=Asking()))
+    assert "autoexp answer" in caught.value.hint
+    state = replayed(workspace.run("test"))
+    assert [question.text for question in state.unanswered] == ["which data set?"]
+    assert state.completed == 0
 
 
 def test_each_iteration_starts_from_the_best_so_far(workspace: Workspace) -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,8 @@ class OpenAI:
             raise PreconditionError(missing, INSTALL if "installed" in missing else SET)
         folder, root = next_folder(question.transcript), _root(question.transcript)
         before = _messages(root, question.conversation)
+        if question.conversation is not None and not before:
+            question = replace(question, prompt=question.anew or question.prompt, conversation=None)
         messages = [*before, {"role": "user", "content": question.prompt.encode(errors="replace").decode()}]
         secrets = [*self.options.secrets, os.environ.get(self.key_name, "")]
         keep(folder / "prompt.txt", question.prompt, secrets)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class Program:
         answer = None
         if question.conversation is not None:
             answer = self._once(question, question.conversation)
+            question = replace(question, prompt=question.anew or question.prompt, conversation=None)
         return answer or self._once(question, None) or Answer("", problem=f"{self.binary} gave no answer")
 
     def _once(self, question: Ask, conversation: str | None) -> Answer | None:

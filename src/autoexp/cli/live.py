@@ -131,7 +131,11 @@ def view(watched: Watched, width: int, height: int) -> RenderableType:
     from rich.console import Group
 
     report = watched.report
-    said = [_line(render.clean(text), "yellow" if label == "agent" else "dim") for label, text in accounts.told(report)]
+    said = [_line(f"question: {render.asked(each)}", "yellow") for each in report.questions[-2:]]
+    said += [
+        _line(render.clean(text), "yellow" if label == "agent" else "dim") for label, text in accounts.told(report)
+    ]
+    said += [_line(f"steering: {render.clean(each.text)}", "dim") for each in report.guidance[-2:]]
     top = [*_header(watched, report), *_work(report, width), _whole(report), *said, _line("")]
     log = min(6, max(2, height // 6))
     room = max(1, height - len(top) - log - 3)
@@ -250,6 +254,7 @@ def summarise(watched: Watched) -> None:
         ("ended", render.clean(report.ended or "")),
         ("done", ": ".join(filter(None, (done, render.counted(report.counts))))),
     ]
+    fields += [("question", render.asked(each)) for each in report.questions]
     if best is not None:
         number = render.gain(report.baseline_metric, best.metric, best.gain)
         fields.append((report.metric, render.paint(number, "green bold") if best.gain else number))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autoexp.cli import accounts
 
 if TYPE_CHECKING:
+    from autoexp.runs.records import Question
     from autoexp.runs.state import RunState
     from autoexp.session.looking import Plugins, Row, Shown
     from autoexp.session.status import InProgress, Status
@@ -154,11 +155,18 @@ def show_status(report: Status) -> None:
         (label, paint(clean(text), "yellow" if label == "agent" else "")) for label, text in accounts.told(report)
     )
     show_fields((("queued", f"{report.queued} of your proposals" if report.queued else ""),))
+    show_fields(("question", asked(each)) for each in report.questions)
+    show_fields(("steering", f"{each.number}. {clean(each.text)}") for each in report.guidance)
     show_fields(("note", clean(note)) for note in report.notes[-3:])
     where = [short(report.paths.run), short(report.paths.log)]
     show_fields((("run", where[0]), ("log", where[1])))
     show_fields((("training", short(report.paths.train_log) if report.paths.train_log else ""),))
     show_fields((("next", paint(_next(report), "cyan")),))
+
+
+def asked(question: Question) -> str:
+    """An open question, and how to answer it."""
+    return f'{clean(question.text)}  (autoexp answer {question.number} "...")'
 
 
 def _next(report: Status) -> str:

@@ -111,6 +111,8 @@ class Applied(_Event):
     changed: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     constants: dict[str, Constant] = {}
+    again: bool = False
+    """The program was trained before, and who proposed it is asked for another change, in the same iteration."""
 
 
 class Committed(_Event):
@@ -188,6 +190,90 @@ class AgentCalled(_Event):
     """The problem was a rate limit or an outage."""
 
 
+class GuidanceGiven(_Event):
+    """A person said what to keep in mind (`autoexp steer`)."""
+
+    type: Literal["guidance_given"] = "guidance_given"
+    text: str
+    """Their words; they are in every brief from now on."""
+    request: str | None = None
+    """The request's file."""
+
+
+class GuidanceWithdrawn(_Event):
+    """A person took guidance back."""
+
+    type: Literal["guidance_withdrawn"] = "guidance_withdrawn"
+    number: int
+    """Which, counted from 1."""
+    request: str | None = None
+    """The request's file."""
+
+
+class QuestionAsked(_Event):
+    """A proposer wants to know something from the person (`need_input`). Nothing waits for the answer."""
+
+    type: Literal["question_asked"] = "question_asked"
+    iteration: int
+    by: str
+    """The proposer."""
+    text: str
+    """The question."""
+
+
+class QuestionAnswered(_Event):
+    """The person's answer; it is in every brief from now on."""
+
+    type: Literal["question_answered"] = "question_answered"
+    number: int
+    """Which question, counted from 1."""
+    answer: str
+    """Their words."""
+    request: str | None = None
+    """The request's file."""
+
+
+class IdeaHad(_Event):
+    """An idea for the backlog: had, and not proposed."""
+
+    type: Literal["idea_had"] = "idea_had"
+    iteration: int
+    by: str
+    """The proposer."""
+    text: str
+    """The idea."""
+
+
+class IdeaTried(_Event):
+    """An iteration takes up an idea of the backlog."""
+
+    type: Literal["idea_tried"] = "idea_tried"
+    iteration: int
+    number: int
+    """Which idea, counted from 1."""
+
+
+class IdeaDropped(_Event):
+    """A person took an idea out of the backlog."""
+
+    type: Literal["idea_dropped"] = "idea_dropped"
+    number: int
+    """Which idea, counted from 1."""
+    request: str | None = None
+    """The request's file."""
+
+
+class LessonLearned(_Event):
+    """What a proposer says it learned from the trials."""
+
+    type: Literal["lesson_learned"] = "lesson_learned"
+    iteration: int
+    by: str
+    """The proposer."""
+    text: str
+    """The lesson."""
+
+
 class Noted(_Event):
     """A thing worth telling that changes nothing: a refused override, a branch that could not be moved."""
 
@@ -216,6 +302,14 @@ Event = (
     | Recorded
     | Decided
     | AgentCalled
+    | GuidanceGiven
+    | GuidanceWithdrawn
+    | QuestionAsked
+    | QuestionAnswered
+    | IdeaHad
+    | IdeaTried
+    | IdeaDropped
+    | LessonLearned
     | Noted
 )
 ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

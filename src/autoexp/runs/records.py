@@ -168,6 +168,60 @@ class AgentRecord(Record):
     """Not asked before this iteration; in an outage only people's proposals in words wait for it."""
 
 
+class Guidance(Record):
+    """What a person wants kept in mind, in every brief until it is withdrawn."""
+
+    number: int
+    """What `autoexp steer --withdraw` takes."""
+    text: str
+    """Their words."""
+    withdrawn: bool = False
+    """Whether it is in force no more."""
+
+
+class Question(Record):
+    """What a proposer wants to know from the person. The run goes on meanwhile."""
+
+    number: int
+    """What `autoexp answer` takes."""
+    iteration: int
+    """Where it came up."""
+    by: str
+    """Who asks: a proposer's name."""
+    text: str
+    """The question."""
+    answer: str = ""
+    """The person's; '' while it is open."""
+
+
+class Idea(Record):
+    """An idea that somebody had and did not propose then."""
+
+    number: int
+    """What `autoexp ideas --drop` takes."""
+    iteration: int
+    """Where it came up."""
+    by: str
+    """Who had it: a proposer's name."""
+    text: str
+    """The idea."""
+    tried: int | None = None
+    """The iteration that tried it; null while none has."""
+    dropped: bool = False
+    """Whether a person took it out."""
+
+
+class Lesson(Record):
+    """What a proposer says it learned from the trials."""
+
+    iteration: int
+    """Where it was learned."""
+    by: str
+    """Who says so: a proposer's name."""
+    text: str
+    """The lesson."""
+
+
 class Best(Record):
     """The best trial so far: what the next proposal starts from and the run branch holds."""
 

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from autoexp.errors import JournalError
 from autoexp.runs import events as ev
-from autoexp.runs.records import AgentRecord, Best, Metric, Outcome, Plan, Proposal, Record, Spent, Trial
+from autoexp.runs.records import (
+    AgentRecord,
+    Best,
+    Guidance,
+    Idea,
+    Lesson,
+    Metric,
+    Outcome,
+    Plan,
+    Proposal,
+    Question,
+    Record,
+    Spent,
+    Trial,
+)
 from autoexp.runs.resting import judged, rested
 
+R = TypeVar("R", bound=Record)
+LESSONS = 200
+"""How many a run remembers."""
 BASELINE = ("baseline", "train", "triage", "record", "decide")
 """The stages of iteration 0."""
 LOOP = ("propose", "apply", "commit", "train", "triage", "record", "decide")
@@ -41,6 +58,8 @@ class Iteration(Record):
     reevaluate: str | None = None
     """Checkpoint that this attempt evaluates instead of training."""
     trial: Trial | None = None
+    repeated: tuple[tuple[str, str], ...] = ()
+    """(description, why not) of changes that came to a program that was trained before; another was asked for."""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -79,6 +98,14 @@ class RunState(Record):
     """By the name of each agent that was called."""
     conversations: dict[int, tuple[str, str]] = {}
     """(agent, its name for the conversation) of the iterations under way and of the one that is being proposed."""
+    guidance: tuple[Guidance, ...] = ()
+    """All that a person ever said to keep in mind, by number."""
+    questions: tuple[Question, ...] = ()
+    """All that the person was ever asked, by number."""
+    ideas: tuple[Idea, ...] = ()
+    """The backlog, by number."""
+    lessons: tuple[Lesson, ...] = ()
+    """The last two hundred."""
     stopping: bool = False
     session: ev.SessionOpened | None = None
     closed: ev.SessionClosed | None = None
@@ -101,10 +128,29 @@ class RunState(Record):
         return self.earlier_seconds + max(0.0, self.updated_at - self.session.at)
 
     @property
+    def steering(self) -> tuple[Guidance, ...]:
+        """The guidance in force."""
+        return tuple(each for each in self.guidance if not each.withdrawn)
+
+    @property
+    def unanswered(self) -> tuple[Question, ...]:
+        """The questions that wait for the person."""
+        return tuple(each for each in self.questions if not each.answer)
+
+    @property
+    def backlog(self) -> tuple[Idea, ...]:
+        """The ideas that nobody has tried yet."""
+        return tuple(each for each in self.ideas if each.tried is None and not each.dropped)
+
+    @property
     def free_slot(self) -> int:
         """The worktree and device that the next iteration will get."""
         taken = {iteration.slot for iteration in self.open.values()}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def trained(self, source: str) -> Trial | None:
+        """The trial that has trained the program with this hash; None when none has."""
+        return next((t for t in self.trials if t.source == source and t.status == "success"), None)
 
     def talk(self, iteration: int, agent: str) -> str | None:
         """The conversation that `agent` has had about an iteration; None when it would begin one."""
@@ -154,6 +200,16 @@ def replay(journal: list[ev.Event]) -> RunState:
 
 
 Changes = dict[str, Any]
+
+
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts say the same, but for case, spaces and the last full stop."""
+    return " ".join(one.casefold().split()).rstrip(".") == " ".join(other.casefold().split()).rstrip(".")
+
+
+def slot_of(state: RunState, iteration: int) -> int:
+    """The worktree and device of an iteration that is proposed: its own when it is open already."""
+    return state.open[iteration].slot if iteration in state.open else state.free_slot
 
 
 def _open(state: RunState, number: int) -> Iteration:
@@ -217,12 +273,12 @@ def _stage_skipped(state: RunState, event: ev.StageSkipped) -> Changes:
         new = Iteration(
             number=event.iteration,
             stage="propose",
-            slot=state.free_slot,
+            slot=slot_of(state, event.iteration),
             base=state.tip,
             commit=state.tip,
             proposer="nobody",
         )
-        return {**_moved(state, new), "next_number": event.iteration + 1}
+        return {**_moved(state, new), "next_number": max(state.next_number, event.iteration + 1)}
     iteration = _open(state, event.iteration)
     if event.stage == "decide":
         raise JournalError("'decide' cannot be skipped: it is always the last stage", "autoexp log")
@@ -255,10 +311,11 @@ def _proposed(state: RunState, event: ev.Proposed) -> Changes:
     new = Iteration(
         number=event.iteration,
         stage="propose",
-        slot=state.free_slot,
+        slot=slot_of(state, event.iteration),
         base=event.base,
         proposal=event.proposal,
         proposer=event.proposer,
+        repeated=state.open[event.iteration].repeated if event.iteration in state.open else (),
     )
     return {**_moved(state, new), "next_number": max(state.next_number, event.iteration + 1)}
 
@@ -267,6 +324,9 @@ def _applied(state: RunState, event: ev.Applied) -> Changes:
     iteration = _open(state, event.iteration)
     if event.status == "applied":
         return _moved(state, iteration, applied=event)
+    if event.again:
+        words = iteration.proposal.description if iteration.proposal else ""
+        return _moved(state, iteration, "propose", repeated=(*iteration.repeated, (words, event.summary)))
     reason = event.summary or event.status
     return _moved(state, iteration, "record", applied=event, outcome=Outcome(status="untrained", reason=reason))
 
@@ -363,6 +423,55 @@ def _noted(state: RunState, event: ev.Noted) -> Changes:
     return {"notes": (*state.notes, event)[-20:]}
 
 
+# -- what a person says, and what a proposer remembers ----------------------------------------------------------------
+
+
+def _changed(items: tuple[R, ...], number: int, **changes: Any) -> tuple[R, ...]:
+    """With the item of that number changed; a number that is none changes nothing: it was asked for twice, say."""
+    return tuple(item.model_copy(update=changes) if getattr(item, "number", 0) == number else item for item in items)
+
+
+def _guidance_given(state: RunState, event: ev.GuidanceGiven) -> Changes:
+    new = Guidance(number=len(state.guidance) + 1, text=event.text)
+    return {"guidance": (*state.guidance, new), "requests": _taken(state, event.request)}
+
+
+def _guidance_withdrawn(state: RunState, event: ev.GuidanceWithdrawn) -> Changes:
+    changed = _changed(state.guidance, event.number, withdrawn=True)
+    return {"guidance": changed, "requests": _taken(state, event.request)}
+
+
+def _question_asked(state: RunState, event: ev.QuestionAsked) -> Changes:
+    new = Question(number=len(state.questions) + 1, iteration=event.iteration, by=event.by, text=event.text)
+    return {"questions": (*state.questions, new)}
+
+
+def _question_answered(state: RunState, event: ev.QuestionAnswered) -> Changes:
+    changed = _changed(state.questions, event.number, answer=event.answer)
+    return {"questions": changed, "requests": _taken(state, event.request)}
+
+
+def _idea_had(state: RunState, event: ev.IdeaHad) -> Changes:
+    new = Idea(number=len(state.ideas) + 1, iteration=event.iteration, by=event.by, text=event.text)
+    return {"ideas": (*state.ideas, new)}
+
+
+def _idea_tried(state: RunState, event: ev.IdeaTried) -> Changes:
+    return {"ideas": _changed(state.ideas, event.number, tried=event.iteration)}
+
+
+def _idea_dropped(state: RunState, event: ev.IdeaDropped) -> Changes:
+    return {
+        "ideas": _changed(state.ideas, event.number, dropped=True),
+        "requests": _taken(state, event.request),
+    }
+
+
+def _lesson_learned(state: RunState, event: ev.LessonLearned) -> Changes:
+    new = Lesson(iteration=event.iteration, by=event.by, text=event.text)
+    return {"lessons": (*state.lessons, new)[-LESSONS:]}
+
+
 _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.RunCreated: _run_created,
     ev.PlanMade: _plan_made,
@@ -382,4 +491,12 @@ _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.Decided: _decided,
     ev.AgentCalled: _agent_called,
     ev.Noted: _noted,
+    ev.GuidanceGiven: _guidance_given,
+    ev.GuidanceWithdrawn: _guidance_withdrawn,
+    ev.QuestionAsked: _question_asked,
+    ev.QuestionAnswered: _question_answered,
+    ev.IdeaHad: _idea_had,
+    ev.IdeaTried: _idea_tried,
+    ev.IdeaDropped: _idea_dropped,
+    ev.LessonLearned: _lesson_learned,
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from autoexp.brief import lessons
 from autoexp.errors import (
     AutoexpError,
     Interrupted,
@@ -30,9 +31,9 @@ from autoexp.runs import events as ev
 from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
-from autoexp.session import requests, snapshot, views
+from autoexp.session import memory, requests, snapshot, views
 from autoexp.session.foresight import doubts, refuse_missing
-from autoexp.session.words import told
+from autoexp.session.words import told, write_line
 from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
 from autoexp.workspace import settings as settings_module
@@ -247,6 +248,8 @@ class Session:
         views.write_state(self.paths, self.state, self.journal.size)
         if isinstance(event, ev.Decided) and not self.settings.train.keep_checkpoints:
             views.drop_checkpoints(self.paths, before, self.state)
+        if isinstance(event, ev.LessonLearned) and self.settings.agent.lessons:
+            lessons.keep(self.workspace, self.paths.run_id, self.state.lessons[-1])
         if isinstance(event, ev.SetupDone) or (isinstance(event, ev.Decided) and event.decision == "keep"):
             self._move_branch()
         for name, tracker in self.trackers.items():
@@ -271,6 +274,7 @@ class Session:
             log=self.log,
             note=lambda text, key: self._note(text, key, step.iteration),
             called=self.append,
+            remember=self._remember,
             stop=lambda: self.stopped_by is not None or self._asked_to_end(),
         )
 
@@ -281,6 +285,11 @@ class Session:
             self.log(f"note: {text}")
         else:
             self.append(ev.Noted(text=text[:4000], key=key[:200], iteration=iteration))
+
+    def _remember(self, event: memory.Remembered) -> None:
+        """After a crash in the middle of a stage the same thing is remembered again: what is known is passed over."""
+        if not memory.known(self.state, event):
+            self.append(event)
 
     def _snapshot(self) -> None:
         with suppress(AutoexpError):  # a view: without it the next session begins a little slower
@@ -298,11 +307,14 @@ class Session:
     def _take_requests(self, fresh: bool) -> None:
         for name, request, path in requests.waiting(self.paths):
             if name not in self.state.requests:
-                self._end_now = request.kind == "stop" and request.now
+                if request.kind in ("stop", "resume"):
+                    self._end_now = request.kind == "stop" and request.now
                 if request.kind == "stop":
                     self.append(ev.StopRequested(request=name))
-                else:
+                elif request.kind == "resume":
                     self._plan(name, request, fresh)
+                else:
+                    self.append(memory.said(name, request))
             path.unlink(missing_ok=True)
 
     def _plan(self, name: str, request: requests.Request, fresh: bool) -> None:
@@ -349,10 +361,7 @@ class Session:
 
     def log(self, text: str, level: str = "INFO") -> None:
         """A line in runner.log and for `say`. Neither can stop a run: the journal is the truth."""
-        line = f"[{time.strftime('%Y-%m-%dT%H:%M:%S')}] [{level}] {text}"
-        with suppress(OSError), self.paths.log.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(line + "\n")
-        self.say(line)
+        self.say(write_line(self.paths.log, text, level))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -16,13 +16,17 @@ from autoexp.workspace.paths import RunPaths
 
 
 class Request(Record):
-    """More work (`loops` more, with these changes of the plan), or an end to it."""
+    """More work (`loops` more, with these changes of the plan), an end to it, or a person's words."""
 
-    kind: Literal["resume", "stop"]
+    kind: Literal["resume", "stop", "steer", "withdraw", "answer", "drop"]
     loops: int | None = None
     changes: dict[str, Any] = {}
     now: bool = False
     """For a stop: end the trainings too."""
+    text: str = ""
+    """For steer and answer: the words."""
+    number: int = 0
+    """For withdraw, answer and drop: of what."""
 
 
 def post(paths: RunPaths, request: Request) -> Path:

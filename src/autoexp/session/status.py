@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoexp.runs import budget
+from autoexp.runs.records import Guidance, Question
 from autoexp.runs.state import RunState
 from autoexp.session.accounts import Down, Limit, Spending, limits, more, seconds_left, spending, unreachable
 from autoexp.session.background import live
@@ -123,6 +124,10 @@ class Status(BaseModel):
     """Proposals of people that wait."""
     notes: list[str]
     paths: Paths
+    guidance: list[Guidance]
+    """What the person wants kept in mind, as far as it is in force."""
+    questions: list[Question]
+    """What proposers want to know from the person, as far as it is not answered."""
 
 
 def status(paths: RunPaths) -> Status:
@@ -174,6 +179,8 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
             train_log=_train_log(paths, state),
             next_proposal=str(paths.override),
         ),
+        guidance=list(state.steering),
+        questions=list(state.unanswered),
     )
 
 

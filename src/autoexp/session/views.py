@@ -58,8 +58,12 @@ def _brief(trial: Trial) -> dict[str, Any]:
 
 
 def write_state(paths: RunPaths, state: RunState, journal_bytes: int) -> None:
-    """state.json: the state without its trials, which the journal and results.tsv hold, and the journal's length."""
-    fields = {**state.model_dump(mode="json", exclude={"trials"}), **summary(state), "journal_bytes": journal_bytes}
+    """state.json: the state without what there may be much of (the journal holds it), and the journal's length."""
+    fields = {
+        **state.model_dump(mode="json", exclude={"trials", "ideas", "lessons"}),
+        **summary(state),
+        "journal_bytes": journal_bytes,
+    }
     write_atomic(paths.state, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 

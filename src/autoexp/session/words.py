@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from pathlib import Path
+
 from autoexp.runs import budget
 from autoexp.runs import events as ev
 from autoexp.runs.records import Plan
+
+
+def write_line(log: Path, text: str, level: str = "INFO") -> str:
+    """Append a line to runner.log, and return it. A log that cannot be written stops nobody."""
+    line = f"[{time.strftime('%Y-%m-%dT%H:%M:%S')}] [{level}] {text}"
+    with suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as file:
+        file.write(line + "\n")
+    return line
 
 
 def told(event: ev.Event) -> str:
@@ -56,6 +68,22 @@ def told(event: ev.Event) -> str:
                 took += f", ${event.cost_usd:.4f}"
             said = f": {_short(event.problem)}" if event.problem else ""
             return f"{_number(event.iteration)} {event.stage}: {event.agent} was asked ({took}){said}"
+        case ev.GuidanceGiven():
+            return f"steering: {_short(event.text, 500)}"
+        case ev.GuidanceWithdrawn():
+            return f"steering: guidance {event.number} is withdrawn"
+        case ev.QuestionAsked():
+            return f"{_number(event.iteration)} propose: {event.by} asks (need_input): {_short(event.text, 500)}"
+        case ev.QuestionAnswered():
+            return f"steering: question {event.number} is answered: {_short(event.answer, 500)}"
+        case ev.IdeaHad():
+            return f"{_number(event.iteration)} propose: an idea for later: {_short(event.text)}"
+        case ev.IdeaTried():
+            return f"{_number(event.iteration)} propose: it takes up idea {event.number}"
+        case ev.IdeaDropped():
+            return f"steering: idea {event.number} is dropped"
+        case ev.LessonLearned():
+            return f"{_number(event.iteration)} propose: learned: {_short(event.text)}"
         case ev.Noted():
             return f"note: {_short(event.text, 500)}"
 

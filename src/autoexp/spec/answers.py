@@ -7,15 +7,51 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from autoexp.errors import AgentError
-from autoexp.runs.records import Edit
+from autoexp.runs.records import Edit, Proposal
 from autoexp.spec.secrets import redacted
 
 A = TypeVar("A", bound=BaseModel)
+
+
+def _sentences(value: Any) -> Any:
+    """Texts of a list, whatever else an agent wrote: what is optional is no reason to ask again."""
+    items = value if isinstance(value, list) else [value]
+    return tuple(text for item in items if isinstance(item, str) and (text := " ".join(item.split()))[:1])[:IDEAS]
+
+
+def _sentence(value: Any) -> Any:
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+IDEAS = 20
+"""How many of an answer are kept."""
+Sentence = Annotated[str, BeforeValidator(_sentence)]
+
+
+class ProposeAnswer(Proposal):
+    """A proposal, and what the agent wants remembered."""
+
+    model_config = ConfigDict(extra="ignore")
+    ideas: Annotated[tuple[str, ...], BeforeValidator(_sentences)] = ()
+    """Other ideas that it had."""
+    lesson: Sentence = ""
+    """What it learned from the last trials."""
+    idea: Annotated[int | None, BeforeValidator(_number)] = None
+    """The number of the kept idea that the proposal takes up."""
+
+    @property
+    def proposal(self) -> Proposal:
+        """The proposal alone, as it goes into the journal."""
+        return Proposal.model_validate(self.model_dump(include=set(Proposal.model_fields)))
 
 
 class ApplyAnswer(BaseModel):

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -29,6 +30,14 @@ LONGEST_BACK_OFF_SECONDS = 120.0
 BETWEEN_TRIES_SECONDS = 0.2
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked, in words and as JSON-able data."""
+
+    text: str
+    data: Mapping[str, Any]
+
+
 def ask_for(
     name: str,
     prompt: str,
@@ -41,6 +50,7 @@ def ask_for(
     may_edit: bool,
     conversation: str | None = None,
     brief: Mapping[str, Any] | None = None,
+    anew: Prompt | None = None,
     check: Callable[[A], str | None] | None = None,
     standing: AgentRecord | None = None,
 ) -> A:
@@ -48,6 +58,8 @@ def ask_for(
 
     A bad answer, or none, is asked for again with what was wrong, `agent.tries` calls in all. Calls that end in a rate
     limit or an outage do not count as tries: they are repeated, later and later, within `agent.patience_seconds`.
+    `prompt` may count on what was said in `conversation`; `anew` is then the complete one, for when that is gone. After
+    a problem that is no outage a new conversation is begun: the old one may be the matter.
     `standing` is how the agent did so far, `state.agents.get(name)`: one that is down is asked once, or not at all.
     Raises UnreachableError when it is down, AgentError with the last problem; PreconditionError and Interrupted at
     once.
@@ -61,7 +73,9 @@ def ask_for(
         )
     if how == "once":
         settings = settings.model_copy(update={"tries": 1, "patience_seconds": 0.0})
-    asked, problem, number, outages = prompt, "", 0, 0
+    full = anew or Prompt(prompt, brief or {})
+    data = brief or {}
+    asked, complaint, problem, number, outages = prompt, "", "", 0, 0
     patient_until: float | None = None
     while number < settings.tries:
         question = Ask(
@@ -70,8 +84,9 @@ def ask_for(
             transcript=transcript,
             may_edit=may_edit,
             timeout_seconds=settings.timeout_seconds,
-            brief=brief or {},
+            brief=data,
             conversation=conversation,
+            anew=_joined(full.text, complaint) if conversation is not None else "",
             task=stage,
             env=settings.env,
             stop=context.stop,
@@ -88,6 +103,8 @@ def ask_for(
         conversation = said.conversation or conversation
         if said.problem and not said.busy:  # the conversation may be the matter: too long, say, or broken off
             conversation = None
+            prompt, data = full.text, full.data
+            asked = _joined(prompt, complaint)
         if found is not None:
             return found
         problem = wrong
@@ -106,13 +123,19 @@ def ask_for(
             context.log(f"asking again ({number + 1} of {settings.tries}): {problem}")
             _pause(BETWEEN_TRIES_SECONDS, context.stop)
         if not said.problem:
-            asked = (
-                f"{prompt}\n\nYour previous answer could not be used: {problem}. Edits of files that you made for it "
+            complaint = (
+                f"Your previous answer could not be used: {problem}. Edits of files that you made for it "
                 "are still there. Answer again, with one JSON object as asked above and nothing after it.\n"
             )
+            # who goes on with a conversation has the question in it
+            asked = complaint if said.conversation else _joined(prompt, complaint)
     calls = f"{settings.tries} call" + ("" if settings.tries == 1 else "s")
     kind = UnreachableError if how == "once" else AgentError
     raise kind(f"no usable answer in {calls}; the last problem: {problem}")
+
+
+def _joined(prompt: str, complaint: str) -> str:
+    return f"{prompt}\n\n{complaint}" if complaint else prompt
 
 
 def _back_off(outages: int, asked_seconds: float | None) -> float:

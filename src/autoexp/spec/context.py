@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 from autoexp.errors import UsageError
 
 if TYPE_CHECKING:
-    from autoexp.runs.events import AgentCalled
+    from autoexp.runs.events import AgentCalled, IdeaHad, IdeaTried, LessonLearned, QuestionAsked
     from autoexp.runs.records import Plan
     from autoexp.spec.ports import Agent, Executor, Proposer, Rule
     from autoexp.workspace.paths import RunPaths, Workspace
     from autoexp.workspace.repository import Repository
     from autoexp.workspace.settings import Settings
+
+    Remembered = QuestionAsked | IdeaHad | IdeaTried | LessonLearned
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ class Context:
     """(text, key): a remark for the journal, once for each key."""
     called: Callable[[AgentCalled], None] = field(default=lambda event: None)
     """Puts a call of an agent into the journal, at once: what it took counts also when the stage is cut off."""
+    remember: Callable[[Remembered], None] = field(default=lambda event: None)
+    """Puts a question, an idea or a lesson into the journal, at once; one that is in there already, only once."""
     stop: Callable[[], bool] = field(default=lambda: False)
     """Whether the session was asked to stop at once; long calls look now and then."""
 

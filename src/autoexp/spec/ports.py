@@ -93,6 +93,8 @@ class Ask:
     """What the prompt was made of, for agents that take JSON."""
     conversation: str | None = None
     """The one to go on with, as an earlier answer of the same agent named it. When it is gone, a new one is begun."""
+    anew: str = ""
+    """What to ask instead of `prompt` in a new one, when that is gone: `prompt` may leave out what was said in it."""
     task: Literal["propose", "apply", "triage"] = "propose"
     """Which of the three questions this is."""
     env: tuple[str, ...] = ()

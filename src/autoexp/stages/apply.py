@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autoexp.brief.build import sources
+from autoexp.brief.prompts import apply_prompt
 from autoexp.errors import AgentError, PreconditionError, ProposalError, RepositoryError, UnreachableError
 from autoexp.runs.events import Applied, Event
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.answers import ApplyAnswer, untrusted
 from autoexp.spec.asking import ask_for
 from autoexp.spec.context import Context
-from autoexp.spec.edits_prompt import edits_prompt
-from autoexp.spec.making import editable_in, make
+from autoexp.spec.making import make
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import edits_files
-from autoexp.spec.prompts import apply_prompt
-from autoexp.workspace.candidate import described
+from autoexp.workspace.candidate import allowed, described
 from autoexp.workspace.files import tail, write_atomic
 from autoexp.workspace.inbox import give_back, take_again
 from autoexp.workspace.paths import (
@@ -27,8 +27,7 @@ from autoexp.workspace.paths import (
     PATCH_FILE,
     REPORT_FILE,
 )
-from autoexp.workspace.repository import REGULAR, Change, matches, tree_ref
-from autoexp.workspace.settings import Files
+from autoexp.workspace.repository import matches, tree_ref
 
 PEOPLE = ("proposal_file", "next_proposal", "queue")
 """Sources that may train the same program twice: a person who asks for it wants to see the noise."""
@@ -39,7 +38,8 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
     """Begin from the base (a repair: from the failed candidate), edit, and store the result as a git tree.
 
     A change of anything that is not editable is named and not trained: of an agent's changes it is undone, a proposal
-    with such edits is refused. No change at all is not trained either.
+    with such edits is refused. No change at all is not trained either. When an agent made a program that was trained
+    before, it is asked for another change, `agent.tries` times in all.
     """
     iteration = state.open[context.iteration]
     worktree = context.paths.worktree(iteration.slot)
@@ -77,11 +77,15 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
         last = context.paths.attempt(context.iteration, context.attempt - 1)
         problem = f"The candidate failed: {iteration.failures[-1].reason}\n{untrusted(tail(last / LOG_FILE, 16384))}"
     edits_itself = edits_files(context.agents[name])
-    if edits_itself:
-        prompt = apply_prompt(proposal, context.settings, problem)
-    else:
-        texts = {str(p.relative_to(worktree)): p.read_text(errors="replace") for p in editable_in(worktree, files)}
-        prompt = edits_prompt(proposal, files, texts, problem)
+    conversation = state.talk(context.iteration, name)
+    begin = iteration.commit if context.attempt > 1 and iteration.commit else iteration.base
+    program = sources(begin, context.settings, context.repository, 1.0)
+    guidance = [f"{each.number}. {each.text}" for each in state.steering]
+    full = apply_prompt(proposal, context.settings, problem, program, guidance, edits_itself)
+    # exact edits need the exact text, also of a program that changed since it was shown
+    shown = None if edits_itself else program
+    short = apply_prompt(proposal, context.settings, problem, shown, (), edits_itself)
+    asked = full if conversation is None else short
 
     def made(answer: ApplyAnswer) -> str | None:
         """Make the edits of an answer that has some, from where this attempt began; why they cannot be made."""
@@ -95,17 +99,18 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
             return f"its edits cannot be made: {error}"
         return None
 
-    begin = iteration.commit if context.attempt > 1 and iteration.commit else iteration.base
     answer = ask_for(
         name,
-        prompt,
+        asked.text,
         ApplyAnswer,
         context=context,
         stage="apply",
         cwd=worktree,
         transcript=context.paths.attempt(context.iteration, context.attempt) / "apply",
         may_edit=edits_itself,
-        conversation=state.talk(context.iteration, name),
+        conversation=conversation,
+        brief=asked.data,
+        anew=full,
         check=made,
         standing=state.agents.get(name),
     )
@@ -137,7 +142,7 @@ def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Con
     context.repository.hold(tree_ref(state.run_id, context.iteration, context.attempt), tree)
     folder = context.paths.attempt(context.iteration, context.attempt)
     write_atomic(folder / PATCH_FILE, context.repository.diff(iteration.base, tree) + "\n")
-    good = [c for c in changes if _may(c, files)]
+    good = [c for c in changes if allowed(c, files)]
     bad = [change.path for change in changes if change not in good]
     if bad and (by != "agent" or not good):
         gone = all(matches(path, files.editable) and not matches(path, files.frozen) for path in bad)
@@ -150,17 +155,16 @@ def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Con
         summary = f"{summary} (undone, since not editable: {', '.join(bad[:5])})".strip()
         changes = good
     source, constants = described(context.repository, tree, files.editable, files.frozen)
-    same = next((t.iteration for t in state.trials if t.source == source and t.status == "success"), None)
+    same = state.trained(source)
     if same is not None and iteration.proposer not in PEOPLE:
-        return _applied(context, "repeated", f"the same program as iteration {same}", by)
+        # an agent's own edits were looked at when it proposed them (proposers/agent.py), and it insisted
+        more = len(iteration.repeated) + 1 < context.settings.agent.tries
+        again = by == "agent" and context.attempt == 1 and iteration.proposer in context.agents and more
+        came = f", which came to {same.metric:.6f}" if again and same.metric is not None else ""
+        said = f"the same program as iteration {same.iteration}{came}"
+        return _applied(context, "repeated", said, by, again=again)
     facts = {"tree": tree, "source": source, "constants": constants, "refused": _named(bad)}
     return _applied(context, "applied", summary, by, changed=_named([c.path for c in changes]), **facts)
-
-
-def _may(change: Change, files: Files) -> bool:
-    """Whether a change is one that a proposal may make: of an editable file, which stays a file."""
-    editable = matches(change.path, files.editable) and not matches(change.path, files.frozen)
-    return editable and change.mode in REGULAR
 
 
 def _named(paths: list[str]) -> tuple[str, ...]:

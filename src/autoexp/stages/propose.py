@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 
 from autoexp.errors import AgentError, NothingToProposeError, PreconditionError, ProposalError
-from autoexp.runs.events import Event, Proposed
+from autoexp.runs.events import Event, Proposed, QuestionAsked
 from autoexp.runs.records import Proposal
 from autoexp.runs.resting import down
 from autoexp.runs.state import RunState
@@ -15,14 +15,12 @@ from autoexp.spec.markers import hookimpl
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.inbox import claim
 
-NEED_INPUT_TRIES = 3
-
 
 @hookimpl(trylast=True)
 def autoexp_propose(state: RunState, context: Context) -> Event | None:
     """Precedence: --proposal-file, next_proposal.json, the queue, the proposer, the fallback.
 
-    Raises PreconditionError when nobody has a proposal, or the proposer only asks questions.
+    Raises PreconditionError when nobody has a proposal, ProposalError when all that there is is a question.
     """
     taken = claim(context.paths, context.iteration, context.note, _refusal(state, context))
     if taken is not None:
@@ -55,45 +53,50 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
     if not context.plan.stochastic:
         names = names[-1:]
     failures: dict[str, AgentError | PreconditionError] = {}
+    question = ""
     for name in dict.fromkeys(names):
-        proposer = pick(context.proposers, name, "proposer")
-        question = ""
-        for _ in range(NEED_INPUT_TRIES):
-            try:
-                proposal = proposer.propose(state, context)
-            except (AgentError, PreconditionError) as error:
-                # an outage must not end the night, nor an agent that is gone; one that was never there does
-                if isinstance(error, PreconditionError) and not _was_there(state, name):
-                    raise
-                since = state.agents[name].since if name in state.agents else None
-                context.note(f"the proposer {name} failed: {error}", f"failed-{name}-{since or context.iteration}")
-                failures[name] = error
-                break
-            if proposal is None:
-                break
-            if proposal.status == "ok":
-                return proposal, name
-            question = proposal.description
-            context.note(f"the proposer {name} asks (need_input): {question}", f"need-input-{question}")
-        if question:
-            raise ProposalError(
-                f"the proposer {name} needs input (need_input): {question}",
-                "put the answer into program.md, or propose something yourself (autoexp propose), then: autoexp resume",
-            )
+        try:
+            proposal = pick(context.proposers, name, "proposer").propose(state, context)
+        except (AgentError, PreconditionError) as error:
+            # an outage must not end the night, nor an agent that is gone; one that was never there does
+            if isinstance(error, PreconditionError) and not _was_there(state, name):
+                raise
+            since = state.agents[name].since if name in state.agents else None
+            context.note(f"the proposer {name} failed: {error}", f"failed-{name}-{since or context.iteration}")
+            failures[name] = error
+            continue
+        if proposal is not None and proposal.status == "ok":
+            return proposal, name
+        if proposal is not None:  # the question is with the person; the night goes on with somebody else's idea
+            question = _asks(proposal, name, context)
         context.log(f"propose: {name} has nothing to propose")
-    for name, failure in failures.items():
+    for name in failures:
         if name in state.agents and down(state.agents[name]):
             # it was not waited for, because somebody else was to go on; as nobody can, it is
             context.log(f"propose: nobody else has an idea: {name} is waited for")
             proposal = pick(context.proposers, name, "proposer").propose(_forgiven(state), context)
             if proposal is not None and proposal.status == "ok":
                 return proposal, name
+            if proposal is not None:
+                question = _asks(proposal, name, context)
+    if question:
+        raise ProposalError(
+            f"{question} (and nobody else has an idea)",
+            "autoexp answer (it lists the questions), or autoexp propose, then: autoexp resume",
+        )
+    for failure in failures.values():
         raise failure
     raise NothingToProposeError(
         f"nothing to propose that was not tried ({', '.join(dict.fromkeys(names))}); "
         f"search moves the ALL_CAPS constants of {', '.join(context.settings.files.editable)}",
         "give more values a name in capitals, or: autoexp propose --patch FILE",
     )
+
+
+def _asks(proposal: Proposal, name: str, context: Context) -> str:
+    """Put a proposer's question to the person, and say so."""
+    context.remember(QuestionAsked(iteration=context.iteration, by=name, text=proposal.description[:2000]))
+    return f"the proposer {name} needs input (need_input): {proposal.description}"
 
 
 def _was_there(state: RunState, name: str) -> bool:

@@ -30,7 +30,7 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
             f"no committed file matches files.editable ({globs})",
             f"git add {globs} && git commit, then: autoexp start (or: autoexp init my-research)",
         )
-    context.repository.exclude(["/workflows/runs/", "/results.tsv", *_links(context)])
+    context.repository.exclude(["/workflows/runs/", "/workflows/lessons.md", "/results.tsv", *_links(context)])
     command = filled(settings.train.command[0], context.workspace)
     if shutil.which(command) is None and not (context.workspace.root / command).exists():
         raise PreconditionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoexp.brief.prompts import DIFF_BYTES, triage_prompt
 from autoexp.errors import AgentError, PreconditionError
 from autoexp.runs.events import Event, Triaged
 from autoexp.runs.records import Outcome
@@ -10,9 +11,8 @@ from autoexp.spec.answers import TriageAnswer
 from autoexp.spec.asking import ask_for
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.prompts import triage_prompt
 from autoexp.workspace.files import tail
-from autoexp.workspace.paths import LOG_FILE
+from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
 
 MAX_RERUNS = 10
 """Reruns of a training that was lost or killed through no fault of its own."""
@@ -48,18 +48,24 @@ def _ask(state: RunState, iteration: Iteration, outcome: Outcome, context: Conte
     agent = context.agent(iteration.proposer) if written else None
     if agent is None or trained >= context.settings.run.max_attempts:
         return _triaged(context, "give_up", outcome.reason)
-    log = context.paths.attempt(context.iteration, context.attempt) / LOG_FILE
+    folder = context.paths.attempt(context.iteration, context.attempt)
+    conversation = state.talk(context.iteration, agent)
+    log = tail(folder / LOG_FILE, 16384)
+    full = triage_prompt(outcome, log, iteration.proposal, tail(folder / PATCH_FILE, DIFF_BYTES))
+    asked = full if conversation is None else triage_prompt(outcome, log)
     try:
         answer = ask_for(
             agent,
-            triage_prompt(outcome, tail(log, 16384)),
+            asked.text,
             TriageAnswer,
             context=context,
             stage="triage",
             cwd=context.paths.worktree(iteration.slot),
-            transcript=context.paths.attempt(context.iteration, context.attempt) / "triage",
+            transcript=folder / "triage",
             may_edit=False,
-            conversation=state.talk(context.iteration, agent),
+            conversation=conversation,
+            brief=asked.data,
+            anew=full,
             standing=state.agents.get(agent),
         )
     except (AgentError, PreconditionError) as error:

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 from autoexp.runs.records import Constant
 from autoexp.workspace.constants import declared
-from autoexp.workspace.repository import Repository, matches
+from autoexp.workspace.repository import REGULAR, Change, Repository, matches
+from autoexp.workspace.settings import Files
+
+
+def allowed(change: Change, files: Files) -> bool:
+    """Whether a change is one that a proposal may make: of an editable file, which stays a file."""
+    editable = matches(change.path, files.editable) and not matches(change.path, files.frozen)
+    return editable and change.mode in REGULAR
 
 
 def editable_files(

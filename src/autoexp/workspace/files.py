@@ -58,6 +58,12 @@ def tail(path: Path, size: int) -> str:
         return ""
 
 
+def head_of(text: str, size: int) -> str:
+    """The first `size` bytes of a text, on one line, with an ellipsis where there was more."""
+    raw = " ".join(text.split()).encode(errors="replace")
+    return raw.decode() if len(raw) <= size else raw[: size - 3].decode(errors="ignore") + "…"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

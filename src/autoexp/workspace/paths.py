@@ -50,6 +50,11 @@ class Workspace:
         return self.root / "workflows" / "runs"
 
     @property
+    def lessons(self) -> Path:
+        """What agents learned in all runs of the workspace; a person may edit it."""
+        return self.root / "workflows" / "lessons.md"
+
+    @property
     def results(self) -> Path:
         return self.root / "results.tsv"
 

@@ -124,6 +124,17 @@ def progress(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def loss_curve(folder: Path) -> list[tuple[float, float]]:
+    """(progress, loss) along the training in `folder`, as its report has it; [] when it has none. Never raises."""
+    points = (_report(folder / REPORT_FILE) or {}).get("loss_curve")
+    found = []
+    for point in points if isinstance(points, list) else []:
+        pair = [finite(number) for number in point] if isinstance(point, list) else []
+        if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
+            found.append((pair[0], pair[1]))
+    return found[:1000]
+
+
 def finite(value: object) -> float | None:
     """A stranger's number as a float; None when it is none, or is not finite."""
     if not isinstance(value, int | float) or isinstance(value, bool):

@@ -202,8 +202,10 @@ class Repository:
         named = self.run("for-each-ref", "--format=%(refname)", "refs/autoexp/").split("\n")
         return {name.split("/")[2] for name in named if name}
 
-    def diff(self, base: str, commit: str) -> str:
-        return self.run("diff", *PLAIN_DIFF, base, commit)
+    def diff(self, base: str, commit: str, paths: Sequence[str] = ()) -> str:
+        """What changed between two commits; with `paths` in these files only."""
+        literal = [f":(top,literal){path}" for path in paths]
+        return self.run("diff", *PLAIN_DIFF, base, commit, "--", *literal)
 
     def uncommitted(self, paths: Sequence[str]) -> str:
         """The user's uncommitted edits of these paths, as a patch."""

@@ -118,6 +118,11 @@ class Agent(Section):
     env: tuple[str, ...] = ()
     """Environment variables, or `PREFIX_*`, that agents get beside those that each is known to need. Nothing else of
     the environment reaches them."""
+    brief_tokens: Annotated[int, Field(ge=4000)] = 30_000
+    """Tokens that a brief may have, 4000 at least. Counted with a small vocabulary of autoexp's own, which needs more
+    tokens for a text than the models' do."""
+    lessons: bool = False
+    """Whether what agents learn is kept for later runs, in workflows/lessons.md."""
     args: tuple[str, ...] = ()
     """The options of the agent `name`: a model, a configuration. For the others: [agents.<name>] args."""
 
