@@ -93,10 +93,11 @@ def test_a_conversation_that_is_gone_is_begun_anew(
         "codex": "01a2060c-c823-7a60-90b7-86995de33231#300+60",
         "openai": "propose/999",
     }
-    answer = agent.ask(question(tree, tmp_path, conversation=lost[name]))
+    answer = agent.ask(question(tree, tmp_path, conversation=lost[name], anew=PROPOSE.format("anew")))
     assert (answer.problem, answer.text.strip()) == ("", ANSWER)
     assert (answer.usage.input_tokens, answer.usage.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
     assert answer.conversation not in (None, lost[name])
+    assert "question is anew" in seen(server) and "question is 1" not in seen(server), "all that was left out is told"
 
 
 def test_a_rate_limit_is_told_as_one(agent: Agent, server: ModelServer, tree: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autoexp.errors import AgentError, AutoexpError, PreconditionError
+from autoexp.errors import AgentError, AutoexpError, PreconditionError, ProposalError
 from autoexp.proposers.agent import AgentProposer
 from autoexp.runs import events as ev
 from autoexp.runs.journal import read
@@ -152,6 +152,41 @@ def test_when_nobody_else_has_an_idea_the_agent_is_waited_for_after_all(patient:
     with pytest.raises(AgentError, match=r"oracle could not be reached for 0\.1 s: 429"):
         night(patient, 1, Oracle(lambda question, asked: BUSY), proposers=empty)
     assert status(patient.run("test")).stop_reason == "error"
+
+
+def asking_back(text: str) -> Answer:
+    fields = {**proposal(LR=0.01).model_dump(mode="json"), "status": "need_input", "description": text, "edits": []}
+    return Answer(json.dumps(fields), usage=USAGE)
+
+
+def test_a_question_of_one_that_was_down_is_kept_and_ends_the_outage(patient: Workspace) -> None:
+    """In iteration 2 it is asked once, and asks back: the next idea is the fallback's, and it is not down any more."""
+
+    def says(question: Ask, asked: int) -> Answer:
+        number = len(replayed(patient.run("test")).trials)
+        return {1: BUSY, 2: asking_back("which GPU?")}.get(number) or idea(number)
+
+    state = night(patient, 3, Oracle(says))
+    assert who(state) == ["second", "second", "oracle"]
+    assert [(each.by, each.text) for each in state.unanswered] == [("oracle", "which GPU?")]
+    assert [call.problem for call in calls(patient) if call.iteration == 2] == [""]
+
+
+def test_who_only_asks_does_not_keep_a_fallback_that_is_down_from_being_waited_for(patient: Workspace) -> None:
+    text = patient.settings.read_text()
+    patient.settings.write_text(text.replace('fallback = "second"', 'fallback = "spare"').replace("0.1", "0.3"))
+    spare = Oracle(lambda question, asked: BUSY)
+    parts = Registering(
+        agents={"oracle": Oracle(lambda question, asked: asking_back("which GPU?")), "spare": spare},
+        proposers={"oracle": AgentProposer("oracle"), "spare": AgentProposer("spare")},
+    )
+    with pytest.raises(ProposalError, match=r"which GPU\? \(and nobody else has an idea\)"):
+        run(patient, 1, "oracle", plugins={"night": parts})
+    tried = spare.asked
+    spare.says = lambda question, asked: idea(1) if asked > tried + 1 else BUSY
+    state = run(patient, 1, "oracle", plugins={"night": parts})
+    assert who(state) == ["spare"]
+    assert [(each.by, each.text) for each in state.unanswered] == [("oracle", "which GPU?")]
 
 
 def test_nothing_to_propose_has_a_word_of_its_own(patient: Workspace) -> None:

@@ -14,7 +14,7 @@ from autoexp.runs.events import AgentCalled
 from autoexp.runs.records import Proposal
 from autoexp.spec import asking
 from autoexp.spec.answers import ApplyAnswer, TriageAnswer
-from autoexp.spec.asking import ask_for
+from autoexp.spec.asking import Prompt, ask_for
 from autoexp.spec.ports import Answer, Ask, Usage
 from autoexp.workspace.paths import RunPaths
 from autoexp.workspace.settings import Agent, Settings
@@ -67,9 +67,12 @@ class Surroundings(SimpleNamespace):
         super().__init__(**{**fields, "paths": paths, "log": lambda text: None, "stop": lambda: False, **more})
 
 
-def ask(agent: Scripted, answer: Any = ApplyAnswer, tries: int = 3, check: Any = None, **more: Any) -> Any:
+def ask(
+    agent: Scripted, answer: Any = ApplyAnswer, tries: int = 3, check: Any = None, going: Any = None, **more: Any
+) -> Any:
+    """`going` is more of `ask_for`, `more` is of its context."""
     context: Any = Surroundings(agent, tries, **{"patience_seconds": 5.0, **more})
-    place: dict[str, Any] = {"cwd": Path(), "transcript": Path(), "may_edit": False}
+    place: dict[str, Any] = {"cwd": Path(), "transcript": Path(), "may_edit": False, **(going or {})}
     found = ask_for("a", "Do it.", answer, context=context, stage="apply", check=check, **place)
     agent.calls = context.calls
     return found
@@ -194,3 +197,25 @@ def test_a_conversation_is_gone_on_with() -> None:
     agent = Scripted(Answer("hm", conversation="c1"), GOOD)
     ask(agent)
     assert [question.conversation for question in agent.questions] == [None, "c1"]
+
+
+def test_a_prompt_that_counts_on_a_conversation_is_complete_without_it() -> None:
+    """A conversation is dropped after a problem; what is then sent, and what an agent has that lost it, says all."""
+    agent = Scripted(Answer("hm", conversation="c1"), Answer("", problem="too long"), "hm", GOOD)
+    full = Prompt("Do this and that.", {"all": 1})
+    ask(agent, tries=4, going={"conversation": "c1", "anew": full, "brief": {"some": 1}})
+    assert [question.conversation for question in agent.questions] == ["c1", "c1", None, None]
+    assert agent.prompts[0] == "Do it." and agent.prompts[1].startswith("Your previous answer")
+    for prompt in agent.prompts[2:]:
+        assert prompt.startswith("Do this and that.\n\nYour previous answer could not be used: ")
+    assert [question.brief for question in agent.questions] == [{"some": 1}] * 2 + [{"all": 1}] * 2
+    first, second, *rest = [question.anew for question in agent.questions]
+    assert first == "Do this and that." and second.startswith("Do this and that.\n\nYour previous answer")
+    assert rest == ["", ""]
+
+
+def test_a_complaint_is_not_sent_alone_to_an_agent_that_lost_the_question() -> None:
+    agent = Scripted(Answer("hm", conversation="c1"), Answer("", problem="broken off"), GOOD)
+    ask(agent)
+    assert agent.questions[2].conversation is None
+    assert agent.prompts[2].startswith("Do it.\n\nYour previous answer could not be used: ")

@@ -19,7 +19,7 @@ from autoexp.testing import Registering, git, run
 from autoexp.workspace.paths import Workspace
 
 IDEA = {"status": "ok", "description": "an idea", "change_plan": "a plan", "commit_description": "a commit"}
-Reply = str | Callable[[Ask], str]
+Reply = str | Callable[[Ask], str | Answer]
 
 
 class Agent:
@@ -35,7 +35,8 @@ class Agent:
     def ask(self, question: Ask) -> Answer:
         self.asked.append(question)
         said = self.script.pop(0)
-        return Answer(said if isinstance(said, str) else said(question), conversation="talk")
+        said = said if isinstance(said, str) else said(question)
+        return said if isinstance(said, Answer) else Answer(said, conversation="talk")
 
 
 def go(workspace: Workspace, agent: Agent, settings: str = "", loops: int = 1) -> RunState:
@@ -153,6 +154,20 @@ def test_whatever_else_it_touched_is_undone_and_named(workspace: Workspace) -> N
     trial = state.trials[1]
     assert git(workspace.root, "diff", "--name-only", trial.base, trial.commit) == "train.py"
     assert "kinder" in (workspace.run("test").attempt(1, 1) / "patch.diff").read_text(), "what it did can be read"
+
+
+def test_a_conversation_that_broke_off_leaves_nothing_out_of_the_next_prompt(workspace: Workspace) -> None:
+    def broken(question: Ask) -> Answer:
+        return Answer("", problem="the context is too long")
+
+    agent = Agent(json.dumps(IDEA), broken, edits(train_py="LR = 0.02"))
+    go(workspace, agent)
+    assert applied(workspace)[0].status == "applied"
+    _, first, second = agent.asked
+    assert (first.conversation, second.conversation) == ("talk", None)
+    assert "LR = 0.08  # [0.0001" not in first.prompt and "LR = 0.08  # [0.0001" in second.prompt
+    assert first.anew == second.prompt, "what an agent is to ask itself that finds the conversation gone"
+    assert second.brief["program"] and not first.brief["program"]
 
 
 def test_nothing_but_what_it_may_not_touch_is_refused(workspace: Workspace) -> None:
