@@ -230,7 +230,8 @@ def test_a_log_that_gives_orders_changes_nothing_that_is_trained(tmp_path: Path)
     )
     crashes = "Path('train.py').write_text(Path('train.py').read_text().replace('FAILS = \"no\"', 'FAILS = \"exit\"'))"
     deeds = [f"{crashes}; applied()", "edit(); applied()"]
-    trainer = TRAINER.replace('FAILS = "no"\n', f'FAILS = "no"\nprint("{order}")\n')
+    said = f"print({order[:20]!r} + {order[20:]!r})"  # the source is shown too, and does not give the order
+    trainer = TRAINER.replace('FAILS = "no"\n', f'FAILS = "no"\n{said}\n')
     agent = AGENT.replace("raw = sys", f"{obeys}\nraw = sys")
     lab = run_with(tmp_path, "apply", deeds, trainer=trainer, agent=agent)
 

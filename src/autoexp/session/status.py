@@ -14,7 +14,7 @@ from autoexp.runs.records import Guidance, Question
 from autoexp.runs.state import RunState
 from autoexp.session.accounts import Down, Limit, Spending, limits, more, seconds_left, spending, unreachable
 from autoexp.session.background import live
-from autoexp.session.snapshot import load
+from autoexp.session.snapshot import LEFT_OUT, load
 from autoexp.workspace.inbox import queued
 from autoexp.workspace.locks import held
 from autoexp.workspace.paths import LOCK_FILE, LOG_FILE, WAIT_FILE, RunPaths
@@ -25,7 +25,7 @@ Phase = Literal["setup", "baseline", "loop", "done"]
 
 SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "last_trials", "typical_seconds"}
 """What is taken from `views.summary`."""
-NEEDED = SUMMARY | (RunState.model_fields.keys() - {"trials"})
+NEEDED = SUMMARY | (RunState.model_fields.keys() - LEFT_OUT)
 """What state.json of this release holds; an older one is not enough."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from autoexp.runs.records import Decision, Trial
 from autoexp.runs.state import RunState
+from autoexp.session.snapshot import LEFT_OUT
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.paths import CHECKPOINT_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository, refs
@@ -58,9 +59,9 @@ def _brief(trial: Trial) -> dict[str, Any]:
 
 
 def write_state(paths: RunPaths, state: RunState, journal_bytes: int) -> None:
-    """state.json: the state without what there may be much of (the journal holds it), and the journal's length."""
+    """state.json: the state without what is left out of it, and the journal's length."""
     fields = {
-        **state.model_dump(mode="json", exclude={"trials", "ideas", "lessons"}),
+        **state.model_dump(mode="json", exclude=LEFT_OUT),
         **summary(state),
         "journal_bytes": journal_bytes,
     }
