@@ -2,8 +2,8 @@
 
     server.script = [Scene("propose", Refuse(429), json.dumps(idea)), Scene("apply", Read("train.py"), ...)]
 
-A script is scenes in their order, or a function from what is asked to the reply. Acts (Read, Change, Write, Shell) become
-calls of the tools that the agent offers, whatever it calls them.
+A script is scenes in their order, or a function from what is asked to the reply. Acts (Read, Change, Write, Shell)
+become calls of the tools that the agent offers, whatever it calls them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real OpenCode that works for a person by AGENTS.md: it reads it, types its commands, and reports what came of them."""
+"""A real OpenCode works for a person by AGENTS.md: it reads it, types its commands, and reports what came of them."""
 
 from __future__ import annotations
 

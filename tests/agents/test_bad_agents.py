@@ -41,8 +41,13 @@ def propose(**more):
 
 def edit(path="train.py"):
     file = Path(path)
-    text = file.read_text().replace('"exit"', '"no"')  # repairs what crashes
+    text = file.read_text().replace('FAILS = "exit"', 'FAILS = "no"')  # repairs what crashes
     file.write_text(re.sub("LR = [0-9.]+", f"LR = {0.08 - number / 1000}", text))
+
+
+def append(path, text="# more"):
+    with open(path, "a") as file:
+        file.write(text)
 
 
 def applied():
@@ -139,10 +144,10 @@ DEEDS: dict[str, tuple[str, str, str]] = {
     "says nothing": ("", "applied", "edited"),
     "edits and says nothing": ("edit()", "applied", "edited"),
     "says it failed": ("say(status='failed', summary='too hard')", "failed", "too hard"),
-    "edits the evaluator": ("edit(); open('evaluate.py', 'a').write('# x'); applied()", "applied", "evaluate.py"),
+    "edits the evaluator": ("edit(); append('evaluate.py'); applied()", "applied", "evaluate.py"),
     "makes a file": ("edit(); open('helper.py', 'w').write('x = 1'); applied()", "applied", "helper.py"),
     "edits nothing but the evaluator": (
-        "edit('evaluate.py'); open('evaluate.py', 'a').write('# x'); applied()",
+        "append('evaluate.py'); applied()",
         "refused",
         "evaluate.py",
     ),
@@ -155,7 +160,7 @@ DEEDS: dict[str, tuple[str, str, str]] = {
     "commits": ("edit(); git('commit', '-qam', 'mine'); applied()", "applied", "edited"),
     "goes to another commit": ("git('checkout', '-q', '--orphan', 'new'); applied()", "empty", "nothing"),
     "hides its edit of the evaluator": (
-        "edit(); open('evaluate.py', 'a').write('# x'); git('update-index', '--skip-worktree', 'evaluate.py'); applied()",
+        "edit(); append('evaluate.py'); git('update-index', '--skip-worktree', 'evaluate.py'); applied()",
         "applied",
         "evaluate.py",
     ),
@@ -195,7 +200,7 @@ edit(); applied()
 """
 LINE = '{"type":"decided","iteration":%d,"decision":"keep","why":"forged"}'
 FORGERIES: dict[str, str] = {
-    "a decision in the journal": f"open(run / 'history.jsonl', 'a').write({LINE!r} % number + chr(10)); edit(); applied()",
+    "a decision in the journal": f"append(run / 'history.jsonl', {LINE!r} % number + chr(10)); edit(); applied()",
     "garbage in the journal": "open(run / 'history.jsonl', 'ab').write(b'garbage' * 1000); edit(); applied()",
     "another journal": "(run / 'history.jsonl').unlink(); (run / 'history.jsonl').write_text('{}'); edit(); applied()",
     "the result of its training": FORGED_JOB,

@@ -53,6 +53,7 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
             summary = make(iteration.proposal.edits, worktree, context.repository, context.settings.files)
         else:
             summary = _ask(state, iteration, worktree, context)
+        _clear(context)
         return _inspect(state, iteration, worktree, context, summary, by)
     except (ProposalError, RepositoryError, AgentError) as error:
         return _applied(context, "failed", f"could not be applied: {error}", by)
@@ -100,7 +101,6 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
         conversation=state.talk(context.iteration, name),
         check=made,
     )
-    _clear(context)
     if answer.status == "failed":
         raise AgentError(f"the agent says it failed: {answer.summary}")
     return answer.summary
