@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from autoexp.errors import AgentError, ProposalError, RepositoryError
@@ -17,15 +18,7 @@ from autoexp.spec.ports import edits_files
 from autoexp.spec.prompts import apply_prompt
 from autoexp.workspace.candidate import described
 from autoexp.workspace.files import tail, write_atomic
-from autoexp.workspace.paths import (
-    CHECKPOINT_FILE,
-    EXIT_FILE,
-    JOB_FILE,
-    LOG_FILE,
-    METRICS_FILE,
-    PATCH_FILE,
-    REPORT_FILE,
-)
+from autoexp.workspace.paths import LOG_FILE, OF_A_TRAINING, PATCH_FILE, stale
 from autoexp.workspace.repository import REGULAR, Change, matches, tree_ref
 from autoexp.workspace.settings import Files
 
@@ -53,7 +46,7 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
             summary = make(iteration.proposal.edits, worktree, context.repository, context.settings.files)
         else:
             summary = _ask(state, iteration, worktree, context)
-        _clear(context)
+        _put_aside(context)
         return _inspect(state, iteration, worktree, context, summary, by)
     except (ProposalError, RepositoryError, AgentError) as error:
         return _applied(context, "failed", f"could not be applied: {error}", by)
@@ -106,13 +99,24 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
     return answer.summary
 
 
-def _clear(context: Context) -> None:
-    """Remove what only a training of this attempt, or a later one, could have left: there was none so far."""
-    for folder in context.paths.iteration(context.iteration).glob("attempt-*"):
+def _put_aside(context: Context) -> None:
+    """Move what only a training of this attempt, or a later one, could have left into a folder beside: there was none.
+
+    An agent made it, or it is from before the journal was put back from an older copy.
+    """
+    for folder in sorted(context.paths.iteration(context.iteration).glob("attempt-*")):
         number = folder.name.removeprefix("attempt-")
-        if number.isdecimal() and int(number) >= context.attempt:
-            for name in (JOB_FILE, EXIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE):
-                (folder / name).unlink(missing_ok=True)
+        if not number.isdecimal() or int(number) < context.attempt:
+            continue
+        strange = [folder / name for name in OF_A_TRAINING if os.path.lexists(folder / name)]
+        if strange:
+            aside = stale(folder)
+            aside.mkdir()
+            for path in strange:
+                path.rename(aside / path.name)
+            names = ", ".join(path.name for path in strange)
+            text = f"{folder.name} had {names} before it was trained; they are in {aside.name}, and count for nothing"
+            context.note(text, f"stale-{context.iteration}-{aside.name}")
 
 
 def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Context, summary: str, by: str) -> Applied:
