@@ -151,3 +151,16 @@ def test_it_is_told_the_folder_it_is_in(tmp_path: Path, program: Program, monkey
     monkeypatch.setenv("PWD", "/elsewhere")
     program("print(os.environ['PWD'] == os.getcwd())")
     assert run(tmp_path).stdout == "True\n"
+
+
+def test_it_is_ended_once_its_output_is_enough(tmp_path: Path, program: Program) -> None:
+    program("print('waiting', flush=True); print('again', file=sys.stderr, flush=True); time.sleep(600)")
+    seen = b""
+
+    def enough(output: bytes) -> bool:
+        nonlocal seen
+        seen += output
+        return b"waiting" in seen and b"again" in seen
+
+    ended = process.run(["opencode"], "", tmp_path, 60, never, enough=enough)
+    assert (ended.how, ended.stdout, ended.stderr) == ("cut", "waiting\n", "again\n")

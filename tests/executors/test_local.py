@@ -400,7 +400,14 @@ class TestLocal(ExecutorCases):
     def test_secrets_of_the_surroundings_stay_out_of_a_training(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        secrets = {"OPENAI_API_KEY", "HF_TOKEN", "my_password", "AWS_SECRET_ACCESS"}
+        secrets = {
+            "OPENAI_API_KEY",
+            "HF_TOKEN",
+            "my_password",
+            "AWS_SECRET_ACCESS",
+            "ANTHROPIC_BASE_URL",
+            "OPENCODE_CONFIG_CONTENT",
+        }
         for name in secrets:
             monkeypatch.setenv(name, "s3cr3t")
         harmless = {"HARMLESS", "TOKENIZERS_PARALLELISM", "KEYBOARD_LAYOUT", "MONKEY"}
