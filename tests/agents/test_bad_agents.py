@@ -220,6 +220,8 @@ def test_what_it_forges_is_not_believed(tmp_path: Path) -> None:
     assert not any(trial.why == "forged" for trial in state.trials)
     assert state.best is not None and state.best.commit == git(lab.root, "rev-parse", "refs/autoexp/lab/best")
     assert "mine" not in lab.paths.results.read_text()
+    assert [note.text for note in state.notes if "before it was trained" in note.text]
+    assert (lab.paths.iteration(4) / "attempt-1.stale-1" / "report.json").exists()
 
 
 def test_a_log_that_gives_orders_changes_nothing_that_is_trained(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from autoexp.brief.build import sources
@@ -18,15 +19,7 @@ from autoexp.spec.ports import edits_files
 from autoexp.workspace.candidate import allowed, described
 from autoexp.workspace.files import tail, write_atomic
 from autoexp.workspace.inbox import give_back, take_again
-from autoexp.workspace.paths import (
-    CHECKPOINT_FILE,
-    EXIT_FILE,
-    JOB_FILE,
-    LOG_FILE,
-    METRICS_FILE,
-    PATCH_FILE,
-    REPORT_FILE,
-)
+from autoexp.workspace.paths import LOG_FILE, OF_A_TRAINING, PATCH_FILE, stale
 from autoexp.workspace.repository import matches, tree_ref
 
 PEOPLE = ("proposal_file", "next_proposal", "queue")
@@ -56,6 +49,7 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
             summary = make(iteration.proposal.edits, worktree, context.repository, context.settings.files)
         else:
             summary = _ask(state, iteration, worktree, context)
+        _put_aside(context)
         return _inspect(state, iteration, worktree, context, summary, by)
     except UnreachableError as error:
         # what a person proposed must not be lost by an outage
@@ -114,19 +108,29 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
         check=made,
         standing=state.agents.get(name),
     )
-    _clear(context)
     if answer.status == "failed":
         raise AgentError(f"the agent says it failed: {answer.summary}")
     return answer.summary
 
 
-def _clear(context: Context) -> None:
-    """Remove what only a training of this attempt, or a later one, could have left: there was none so far."""
-    for folder in context.paths.iteration(context.iteration).glob("attempt-*"):
+def _put_aside(context: Context) -> None:
+    """Move what only a training of this attempt, or a later one, could have left into a folder beside: there was none.
+
+    An agent made it, or it is from before the journal was put back from an older copy.
+    """
+    for folder in sorted(context.paths.iteration(context.iteration).glob("attempt-*")):
         number = folder.name.removeprefix("attempt-")
-        if number.isdecimal() and int(number) >= context.attempt:
-            for name in (JOB_FILE, EXIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE):
-                (folder / name).unlink(missing_ok=True)
+        if not number.isdecimal() or int(number) < context.attempt:
+            continue
+        strange = [folder / name for name in OF_A_TRAINING if os.path.lexists(folder / name)]
+        if strange:
+            aside = stale(folder)
+            aside.mkdir()
+            for path in strange:
+                path.rename(aside / path.name)
+            names = ", ".join(path.name for path in strange)
+            text = f"{folder.name} had {names} before it was trained; they are in {aside.name}, and count for nothing"
+            context.note(text, f"stale-{context.iteration}-{aside.name}")
 
 
 def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Context, summary: str, by: str) -> Applied:

@@ -10,7 +10,7 @@ from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import JobSpec
-from autoexp.workspace.paths import JOB_FILE, REPORT_FILE
+from autoexp.workspace.paths import JOB_FILE, REPORT_FILE, stale
 from autoexp.workspace.report import outcome
 from autoexp.workspace.settings import filled
 
@@ -51,10 +51,7 @@ def _put_aside_a_stranger(folder: Path, commit: str) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return  # there is none, or it does not say
     if trained != commit:
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.stale-{number}")).exists():
-            number += 1
-        folder.rename(aside)
+        folder.rename(stale(folder))
 
 
 def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:

@@ -22,6 +22,8 @@ WAIT_FILE = "waiting"
 """There while a job waits for its device; its deadline begins afterwards."""
 REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl", "train.log", "patch.diff"
 CHECKPOINT_FILE = "checkpoint.pt"
+OF_A_TRAINING = (JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE)
+"""What is in a job's folder once it was started, and not before."""
 RUN_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """It is a folder's name, and a part of the names of the run's refs: git has no `..` and no `.lock` in those."""
 CREATE_LOCK, PREPARE_LOCK = ".create.lock", ".prepare.lock"
@@ -102,6 +104,14 @@ class Workspace:
         names = {*taken, *(entry.name for entry in self.runs.iterdir())} if self.runs.is_dir() else set(taken)
         numbers = [int(m[1]) for name in names if (m := re.match(rf"^{re.escape(prefix)}(\d{{3,}})$", name))]
         return f"{prefix}{max(numbers, default=0) + 1:03d}"
+
+
+def stale(folder: Path) -> Path:
+    """A folder beside that of an attempt, which is not there yet: for what is of some other training."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.stale-{number}")).exists():
+        number += 1
+    return aside
 
 
 @dataclass(frozen=True)
