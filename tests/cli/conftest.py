@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from autoexp.workspace.paths import LOG_FILE, RunPaths
+
 TRAINER = """
 import json, os, pathlib, time
 LR = 0.04
@@ -167,6 +169,10 @@ def gated(cli: Cli) -> Iterator[tuple[Cli, Callable[[], None]]]:
     """A live run whose trainings wait, and the function that lets them go on."""
     gate = cli.root.parent / "gate"
     cli("start", "--loops", "1", "--run-id", "gated", GATE=str(gate))
+    log, deadline = RunPaths(cli.run_folder()).attempt(0, 1) / LOG_FILE, time.monotonic() + GUARD_SECONDS
+    while not (log.exists() and b"loss" in log.read_bytes()):  # the trainer has said all that it says before the gate
+        assert time.monotonic() < deadline, "the trainer does not begin"
+        time.sleep(0.02)
     yield cli, gate.touch
     gate.touch()
     cli("watch")  # nothing is left running behind a test
