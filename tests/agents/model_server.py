@@ -103,8 +103,12 @@ class Turn:
 
     @property
     def told_off(self) -> str:
-        """What was wrong with the answer before; '' when it is asked for the first time."""
-        return self.prompt.partition(TOLD_OFF)[2]
+        """What was wrong with the answer before; '' when it is asked for the first time.
+
+        It is told with the task again, or, where the conversation goes on, alone.
+        """
+        since = [said.text for said in self.request.said[self._asked[0] :] if said.by == "user"]
+        return since[-1].partition(TOLD_OFF)[2] if since else ""
 
     @property
     def results(self) -> tuple[str, ...]:
