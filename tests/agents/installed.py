@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ PACKAGES = {
 CACHE = Path(os.environ.get("AUTOEXP_TEST_CACHE") or Path("~/.cache/autoexp-tests").expanduser())
 """Looked up here, before a test sets a home of its own."""
 LIMIT_SECONDS = 300
-REQUIRED = "AUTOEXP_TEST_AGENTS"
-"""`required` in the environment: an agent that cannot be had fails its tests, where it else skips them."""
+CACHED = "AUTOEXP_TEST_AGENTS"
+"""`cached` in the environment: nothing is installed; an agent that is not there skips its tests."""
+RETRY_SECONDS = 3600.0
+"""How long an installation that failed is not tried again: without a way to the registry each try takes a minute."""
 
 
 def folder_of(command: str) -> Path:
@@ -32,11 +35,21 @@ def folder_of(command: str) -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other worker of pytest-xdist wants the same
-        if not (folder / command).exists() and (missing := _install(package, command, home)):
-            if os.environ.get(REQUIRED) == "required":
-                pytest.fail(missing)
+        if not (folder / command).exists() and (missing := _missing(package, command, home)):
             pytest.skip(missing)
     return folder
+
+
+def _missing(package: str, command: str, home: Path) -> str:
+    """Why the agent cannot be had; '' once it is installed. What failed a while ago is not tried again."""
+    if os.environ.get(CACHED) == "cached":
+        return f"{package} is not in {CACHE}, and npm cannot be reached"
+    failed = home.with_name(f"{home.name}.failed")
+    if failed.exists() and time.time() - failed.stat().st_mtime < RETRY_SECONDS:
+        return failed.read_text()
+    missing = _install(package, command, home)
+    failed.write_text(missing) if missing else failed.unlink(missing_ok=True)
+    return missing
 
 
 def _install(package: str, command: str, home: Path) -> str:
