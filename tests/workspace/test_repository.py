@@ -84,10 +84,10 @@ def test_whatever_is_done_in_it_is_undone_by_the_next_checkout(repository: Repos
         "rm -rf .git && git init --quiet",
         "rm -rf .git && mkdir .git",
         "echo nonsense > .git",
-        "echo 'gitdir: ../../../work/.git' > .git",
+        "echo 'gitdir: ROOT/.git' > .git",
         "rm -rf * .git",
         "cd .. && rm -rf 0 && touch 0",
-        "cd .. && rm -rf 0 && ln -s ../../work 0",
+        "cd .. && rm -rf 0 && ln -s ROOT 0",
         'touch "$(git rev-parse --git-dir)/index.lock"',
         'touch "$(git rev-parse --git-dir)/HEAD.lock"',
         'rm -rf "$(git rev-parse --git-dir)"',
@@ -105,7 +105,7 @@ def test_a_damaged_worktree_is_mended_and_the_users_checkout_is_not_touched(
     path = workspace.runs / "r" / "worktrees" / "0"
     repository.checkout(path, repository.head())
     dirty(workspace.root)
-    harm = harm.replace("../../../work/.git", f"{workspace.root}/.git").replace("../../work", str(workspace.root))
+    harm = harm.replace("ROOT", str(workspace.root))
     subprocess.run(["sh", "-c", harm], cwd=path, check=True)
     before = user(workspace.root)
     outside = {name: seen for name, seen in before["files"].items() if not name.startswith("workflows")}  # type: ignore[attr-defined]

@@ -78,4 +78,5 @@ class Waiting:
         with suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)
         processes.end(self.key, grace_seconds=0.0, others=processes.descendants)
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):  # one in the hands of the kernel may take for ever
+            self.process.wait(processes.KILL_SECONDS)
