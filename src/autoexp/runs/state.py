@@ -1,166 +1,32 @@
-"""RunState and `reduce`: what the journal's events add up to. Pure: no files, no clock, no git."""
+"""`reduce`: what the journal's events add up to. Pure: no files, no clock, no git."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from autoexp.errors import JournalError
+from autoexp.runs import asides
 from autoexp.runs import events as ev
-from autoexp.runs.records import (
-    AgentRecord,
-    Best,
-    Guidance,
-    Idea,
-    Lesson,
-    Metric,
-    Outcome,
-    Plan,
-    Proposal,
-    Question,
-    Record,
-    Spent,
-    Trial,
-)
-from autoexp.runs.resting import judged, rested
+from autoexp.runs.asides import Changes, sum_of
+from autoexp.runs.records import Best, Outcome
+from autoexp.runs.resting import rested
+from autoexp.runs.shape import BASELINE, LOOP, TOP, Iteration, RunState, same_words, slot_of
 
-R = TypeVar("R", bound=Record)
-LESSONS = 200
-"""How many a run remembers."""
-BASELINE = ("baseline", "train", "triage", "record", "decide")
-"""The stages of iteration 0."""
-LOOP = ("propose", "apply", "commit", "train", "triage", "record", "decide")
-"""The stages of every other iteration."""
-TOP = ("setup", "baseline", "loop")
-"""What `--only` selects."""
-
-
-class Iteration(Record):
-    """An iteration under way. `stage` is what comes next; `attempt` counts from 1."""
-
-    number: int
-    stage: str
-    attempt: int = 1
-    slot: int = 0
-    """Its worktree and device, its own while it is open."""
-    base: str = ""
-    proposal: Proposal | None = None
-    proposer: str = ""
-    applied: ev.Applied | None = None
-    commit: str = ""
-    ref: str = ""
-    job: ev.TrainingStarted | None = None
-    outcome: Outcome | None = None
-    failures: tuple[Outcome, ...] = ()
-    """Outcomes of the earlier attempts."""
-    triage: ev.Triaged | None = None
-    reevaluate: str | None = None
-    """Checkpoint that this attempt evaluates instead of training."""
-    trial: Trial | None = None
-    repeated: tuple[tuple[str, str], ...] = ()
-    """(description, why not) of changes that came to a program that was trained before; another was asked for."""
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return BASELINE if self.number == 0 else LOOP
-
-
-class RunState(Record):
-    """The whole truth about a run, as far as its journal goes."""
-
-    format: int = ev.FORMAT
-    run_id: str
-    branch: str
-    base: str
-    seed: int
-    metric: Metric
-    created_at: float
-    updated_at: float
-    plan: Plan = Plan()
-    setup_done: bool = False
-    baseline_closed: bool = False
-    """Decided, or skipped because it was not selected."""
-    open: dict[int, Iteration] = {}
-    trials: tuple[Trial, ...] = ()
-    """Decided trials in iteration order, the baseline first."""
-    next_number: int = 1
-    """The number that the next loop iteration will get."""
-    best: Best | None = None
-    earlier_seconds: float = 0.0
-    """What the sessions before the present one worked; of a closed one, it too."""
-    trainings: int = 0
-    """That were started, re-evaluations not counted."""
-    since_keep: int = 0
-    """Iterations decided in a row of which none was kept."""
-    spent: Spent = Spent()
-    agents: dict[str, AgentRecord] = {}
-    """By the name of each agent that was called."""
-    conversations: dict[int, tuple[str, str]] = {}
-    """(agent, its name for the conversation) of the iterations under way and of the one that is being proposed."""
-    guidance: tuple[Guidance, ...] = ()
-    """All that a person ever said to keep in mind, by number."""
-    questions: tuple[Question, ...] = ()
-    """All that the person was ever asked, by number."""
-    ideas: tuple[Idea, ...] = ()
-    """The backlog, by number."""
-    lessons: tuple[Lesson, ...] = ()
-    """The last two hundred."""
-    stopping: bool = False
-    session: ev.SessionOpened | None = None
-    closed: ev.SessionClosed | None = None
-    """How the last session ended; None while one is open, or when it was killed."""
-    requests: tuple[str, ...] = ()
-    """Requests already taken in (the last hundred)."""
-    notes: tuple[ev.Noted, ...] = ()
-    """The last few."""
-
-    @property
-    def completed(self) -> int:
-        """Completed loop iterations, the baseline not counted."""
-        return len(self.trials) - (1 if self.trials and self.trials[0].iteration == 0 else 0)
-
-    @property
-    def worked_seconds(self) -> float:
-        """Wall time of the run's sessions, up to the last event: nothing but the journal's own times."""
-        if self.session is None or self.closed is not None:
-            return self.earlier_seconds
-        return self.earlier_seconds + max(0.0, self.updated_at - self.session.at)
-
-    @property
-    def steering(self) -> tuple[Guidance, ...]:
-        """The guidance in force."""
-        return tuple(each for each in self.guidance if not each.withdrawn)
-
-    @property
-    def unanswered(self) -> tuple[Question, ...]:
-        """The questions that wait for the person."""
-        return tuple(each for each in self.questions if not each.answer)
-
-    @property
-    def backlog(self) -> tuple[Idea, ...]:
-        """The ideas that nobody has tried yet."""
-        return tuple(each for each in self.ideas if each.tried is None and not each.dropped)
-
-    @property
-    def free_slot(self) -> int:
-        """The worktree and device that the next iteration will get."""
-        taken = {iteration.slot for iteration in self.open.values()}
-        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
-
-    def trained(self, source: str) -> Trial | None:
-        """The trial that has trained the program with this hash; None when none has."""
-        return next((t for t in self.trials if t.source == source and t.status == "success"), None)
-
-    def talk(self, iteration: int, agent: str) -> str | None:
-        """The conversation that `agent` has had about an iteration; None when it would begin one."""
-        name, conversation = self.conversations.get(iteration, ("", ""))
-        return conversation if name == agent else None
-
-    @property
-    def tip(self) -> str:
-        """The commit that the next proposal starts from."""
-        return self.best.commit if self.best else self.base
+__all__ = [
+    "BASELINE",
+    "LOOP",
+    "TOP",
+    "Iteration",
+    "RunState",
+    "begin",
+    "reduce",
+    "replay",
+    "same_words",
+    "slot_of",
+    "sum_of",
+]
+"""With the shape, so that a plugin has one place to import a state and what makes one from."""
 
 
 def begin(event: ev.Event) -> RunState:
@@ -199,19 +65,6 @@ def replay(journal: list[ev.Event]) -> RunState:
     return state
 
 
-Changes = dict[str, Any]
-
-
-def same_words(one: str, other: str) -> bool:
-    """Whether two texts say the same, but for case, spaces and the last full stop."""
-    return " ".join(one.casefold().split()).rstrip(".") == " ".join(other.casefold().split()).rstrip(".")
-
-
-def slot_of(state: RunState, iteration: int) -> int:
-    """The worktree and device of an iteration that is proposed: its own when it is open already."""
-    return state.open[iteration].slot if iteration in state.open else state.free_slot
-
-
 def _open(state: RunState, number: int) -> Iteration:
     if number not in state.open:
         raise JournalError(f"iteration {number} is not open in run {state.run_id}", "autoexp log")
@@ -229,20 +82,16 @@ def _run_created(state: RunState, event: ev.RunCreated) -> Changes:
     raise JournalError("the journal holds 'run_created' twice", "autoexp log")
 
 
-def _taken(state: RunState, request: str | None) -> tuple[str, ...]:
-    return (*state.requests, request)[-100:] if request else state.requests
-
-
 def _plan_made(state: RunState, event: ev.PlanMade) -> Changes:
     # a baseline that was skipped is measured when it is asked for after all, as long as nothing else was tried
     again = "baseline" in event.plan.stages and state.next_number == 1 and not state.trials and not state.open
     closed = state.baseline_closed and not again
-    requests = _taken(state, event.request)
+    requests = asides.taken(state, event.request)
     return {"plan": event.plan, "stopping": False, "requests": requests, "baseline_closed": closed}
 
 
 def _stop_requested(state: RunState, event: ev.StopRequested) -> Changes:
-    return {"stopping": True, "requests": _taken(state, event.request)}
+    return {"stopping": True, "requests": asides.taken(state, event.request)}
 
 
 def _session_opened(state: RunState, event: ev.SessionOpened) -> Changes:
@@ -389,89 +238,6 @@ def _decided(state: RunState, event: ev.Decided) -> Changes:
     }
 
 
-def _agent_called(state: RunState, event: ev.AgentCalled) -> Changes:
-    conversations = state.conversations
-    if event.conversation:
-        conversations = {**conversations, event.iteration: (event.agent, event.conversation)}
-    before = state.agents.get(event.agent, AgentRecord())
-    after = judged(before, event).model_copy(update={"spent": _added(before.spent, event)})
-    return {
-        "spent": _added(state.spent, event),
-        "agents": {**state.agents, event.agent: after},
-        "conversations": conversations,
-    }
-
-
-def sum_of(calls: Iterable[ev.AgentCalled]) -> Spent:
-    """What these calls took together."""
-    return functools.reduce(_added, calls, Spent())
-
-
-def _added(spent: Spent, event: ev.AgentCalled) -> Spent:
-    counted = event.input_tokens is not None or event.output_tokens is not None
-    return Spent(
-        calls=spent.calls + 1,
-        input_tokens=spent.input_tokens + (event.input_tokens or 0),
-        output_tokens=spent.output_tokens + (event.output_tokens or 0),
-        cost_usd=spent.cost_usd + (event.cost_usd or 0.0),
-        uncounted=spent.uncounted + (not counted),
-        unpriced=spent.unpriced + (event.cost_usd is None),
-    )
-
-
-def _noted(state: RunState, event: ev.Noted) -> Changes:
-    return {"notes": (*state.notes, event)[-20:]}
-
-
-# -- what a person says, and what a proposer remembers ----------------------------------------------------------------
-
-
-def _changed(items: tuple[R, ...], number: int, **changes: Any) -> tuple[R, ...]:
-    """With the item of that number changed; a number that is none changes nothing: it was asked for twice, say."""
-    return tuple(item.model_copy(update=changes) if getattr(item, "number", 0) == number else item for item in items)
-
-
-def _guidance_given(state: RunState, event: ev.GuidanceGiven) -> Changes:
-    new = Guidance(number=len(state.guidance) + 1, text=event.text)
-    return {"guidance": (*state.guidance, new), "requests": _taken(state, event.request)}
-
-
-def _guidance_withdrawn(state: RunState, event: ev.GuidanceWithdrawn) -> Changes:
-    changed = _changed(state.guidance, event.number, withdrawn=True)
-    return {"guidance": changed, "requests": _taken(state, event.request)}
-
-
-def _question_asked(state: RunState, event: ev.QuestionAsked) -> Changes:
-    new = Question(number=len(state.questions) + 1, iteration=event.iteration, by=event.by, text=event.text)
-    return {"questions": (*state.questions, new)}
-
-
-def _question_answered(state: RunState, event: ev.QuestionAnswered) -> Changes:
-    changed = _changed(state.questions, event.number, answer=event.answer)
-    return {"questions": changed, "requests": _taken(state, event.request)}
-
-
-def _idea_had(state: RunState, event: ev.IdeaHad) -> Changes:
-    new = Idea(number=len(state.ideas) + 1, iteration=event.iteration, by=event.by, text=event.text)
-    return {"ideas": (*state.ideas, new)}
-
-
-def _idea_tried(state: RunState, event: ev.IdeaTried) -> Changes:
-    return {"ideas": _changed(state.ideas, event.number, tried=event.iteration)}
-
-
-def _idea_dropped(state: RunState, event: ev.IdeaDropped) -> Changes:
-    return {
-        "ideas": _changed(state.ideas, event.number, dropped=True),
-        "requests": _taken(state, event.request),
-    }
-
-
-def _lesson_learned(state: RunState, event: ev.LessonLearned) -> Changes:
-    new = Lesson(iteration=event.iteration, by=event.by, text=event.text)
-    return {"lessons": (*state.lessons, new)[-LESSONS:]}
-
-
 _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.RunCreated: _run_created,
     ev.PlanMade: _plan_made,
@@ -489,14 +255,14 @@ _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.Triaged: _triaged,
     ev.Recorded: _recorded,
     ev.Decided: _decided,
-    ev.AgentCalled: _agent_called,
-    ev.Noted: _noted,
-    ev.GuidanceGiven: _guidance_given,
-    ev.GuidanceWithdrawn: _guidance_withdrawn,
-    ev.QuestionAsked: _question_asked,
-    ev.QuestionAnswered: _question_answered,
-    ev.IdeaHad: _idea_had,
-    ev.IdeaTried: _idea_tried,
-    ev.IdeaDropped: _idea_dropped,
-    ev.LessonLearned: _lesson_learned,
+    ev.AgentCalled: asides.agent_called,
+    ev.Noted: asides.noted,
+    ev.GuidanceGiven: asides.guidance_given,
+    ev.GuidanceWithdrawn: asides.guidance_withdrawn,
+    ev.QuestionAsked: asides.question_asked,
+    ev.QuestionAnswered: asides.question_answered,
+    ev.IdeaHad: asides.idea_had,
+    ev.IdeaTried: asides.idea_tried,
+    ev.IdeaDropped: asides.idea_dropped,
+    ev.LessonLearned: asides.lesson_learned,
 }
