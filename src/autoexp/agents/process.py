@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from autoexp.agents.environment import environment
 from autoexp.errors import AgentError, PreconditionError
+from autoexp.workspace.marked import AGENT_CALL, agent_mark, die_with_parent, marked
 
 KEEP = 8 * 1024 * 1024
 """Bytes of stdout and of stderr that are kept: the last ones, because the answer comes last."""
@@ -24,9 +27,6 @@ TICK = 0.1
 """Seconds between two looks at the clock and at `stop`."""
 GRACE = 2.0
 """Seconds that processes get between SIGTERM and SIGKILL."""
-MARK = "AUTOEXP_AGENT_CALL"
-"""Set for the command and inherited by all it starts. Agents run tools in sessions of their own, which the signal
-to the process group misses; where there is a /proc they are found by this mark."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def run(
     says when there is no use in waiting for the end.
     Raises PreconditionError with `hint` when the program is not there, AgentError when it cannot be started.
     """
-    mark = uuid.uuid4().hex
+    # Agents run tools in sessions of their own, which the signal to the process group misses.
+    mark = agent_mark(cwd) + uuid.uuid4().hex
     surroundings = environment() if env is None else env
     if not cwd.is_dir():
         raise AgentError(f"the folder to run {command[0]} in is gone: {cwd}", "autoexp resume")
@@ -91,12 +92,13 @@ def run(
             command,
             cwd=cwd,
             # OpenCode believes PWD more than its working directory, and would work in the folder autoexp was typed in.
-            env={**surroundings, "PWD": str(cwd.resolve()), MARK: mark},
+            env={**surroundings, "PWD": str(cwd.resolve()), AGENT_CALL: mark},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGTERM),
         )
     except (FileNotFoundError, PermissionError) as error:
         raise PreconditionError(f"{command[0]} cannot be run: {error.strerror}", hint) from error
@@ -217,21 +219,18 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
 def _signal(group: int, mark: str, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-    for pid in _living(group, mark):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+    for process in _living(group, mark):
+        with contextlib.suppress(psutil.Error, OSError):
+            process.send_signal(number)
 
 
-def _living(group: int, mark: str) -> list[int]:
-    """Processes of the group, or with the mark, that are more than a zombie. Without a /proc, nobody is seen."""
-    found = []
-    wanted = f"{MARK}={mark}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            # After the name, which is in parentheses and may hold anything: state, parent, group.
-            state, _, its_group = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:3]
-            if state not in b"ZX" and (int(its_group) == group or wanted in (folder / "environ").read_bytes()):
-                found.append(int(folder.name))
-        except (OSError, ValueError):
-            continue  # it has ended meanwhile, or is another user's
+def _living(group: int, mark: str) -> list[psutil.Process]:
+    """Processes of the group, or with the mark, that are more than a zombie."""
+    found = marked(AGENT_CALL, mark.__eq__)
+    known = {process.pid for process in found}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile, or is another user's
+            inside = process.pid not in known and os.getpgid(process.pid) == group
+            if inside and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
     return found

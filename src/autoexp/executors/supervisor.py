@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -29,6 +28,7 @@ from autoexp.executors.handover import Waiting
 from autoexp.executors.standby import ARGUMENT
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock
+from autoexp.workspace.marked import die_with_parent
 from autoexp.workspace.paths import ERRORS_FILE, EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, LOG_FILE, WAIT_FILE
 
 POLL_SECONDS = 0.02
@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 24 * 3600.0
 """How long a keeper waits for disk space to write exit.json."""
 BETWEEN_KEYS = "\0"
 """In a device's note. No variable of an environment can hold it, so no key does."""
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def stand_by(key: str) -> int:
@@ -49,7 +49,7 @@ def stand_by(key: str) -> int:
         if not (line := sys.stdin.buffer.readline()).endswith(b"\n"):
             return 0
         with suppress(OSError, ValueError):  # the command is then started when it is wanted, as without
-            waiting = Waiting(key, **json.loads(line), preexec_fn=_die_with_parent())
+            waiting = Waiting(key, **json.loads(line), preexec_fn=die_with_parent())
         if not (line := sys.stdin.buffer.readline()).endswith(b"\n"):
             return 0
         folder = Path(json.loads(line)["folder"])
@@ -169,7 +169,7 @@ def _trainer(
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with_parent(),
+        preexec_fn=die_with_parent(),
     )
 
 
@@ -231,14 +231,6 @@ def _write(path: Path, result: dict[str, object]) -> None:
 def _prctl(option: int, value: int = 1) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Done in the child before it becomes the trainer: ask the kernel for SIGKILL when its keeper dies."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 if __name__ == "__main__":

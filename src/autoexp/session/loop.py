@@ -40,6 +40,7 @@ from autoexp.workspace import settings as settings_module
 from autoexp.workspace.files import explained
 from autoexp.workspace.inbox import queued
 from autoexp.workspace.locks import Lock, held
+from autoexp.workspace.marked import end_agents
 from autoexp.workspace.paths import LOG_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository
 
@@ -140,6 +141,10 @@ class Session:
             pid=os.getpid(), host=socket.gethostname(), plugins=versions(self.plugins), judged=judged
         )
         self.append(opened)
+        if left := end_agents(self.paths.worktrees):
+            self._note(
+                f"ended what an agent of an earlier session had left at work: {', '.join(left)}", f"left-{opened.at}"
+            )
         for name, value in judged.items():
             if before is not None and before.judged and before.judged.get(name) != value:
                 said = f"{name} was {before.judged.get(name)} and is now {value}: trials from before may not compare"

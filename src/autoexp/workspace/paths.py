@@ -177,8 +177,12 @@ class RunPaths:
     def attempt(self, number: int, attempt: int) -> Path:
         return self.iteration(number) / f"attempt-{attempt}"
 
+    @property
+    def worktrees(self) -> Path:
+        return self.folder / "worktrees"
+
     def worktree(self, slot: int) -> Path:
-        return self.folder / "worktrees" / str(slot)
+        return self.worktrees / str(slot)
 
 
 def find_workspace(start: Path | None = None) -> Workspace:
