@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,3 +166,27 @@ def test_it_is_ended_once_its_output_is_enough(tmp_path: Path, program: Program)
 
     ended = process.run(["opencode"], "", tmp_path, 60, never, enough=enough)
     assert (ended.how, ended.stdout, ended.stderr) == ("cut", "waiting\n", "again\n")
+
+
+def test_no_more_of_the_output_is_held_than_is_kept(tmp_path: Path, program: Program) -> None:
+    program("for _ in range(60): sys.stdout.write('o' * 1_000_000)")
+    tracemalloc.start()
+    try:
+        run(tmp_path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 20_000_000
+
+
+def test_one_that_cannot_be_watched_is_ended(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+
+    def none_left() -> None:
+        pid_in(tmp_path / "pid")
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(process.selectors, "DefaultSelector", none_left)
+    with pytest.raises(AgentError, match="Too many open files"):
+        run(tmp_path)
+    assert gone(pid_in(tmp_path / "pid"))

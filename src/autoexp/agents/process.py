@@ -106,22 +106,26 @@ def run(
         raise AgentError(f"{command[0]} cannot be started: {error}", "autoexp doctor") from error
     out, err = _Tail(keep), _Tail(keep)
     how: Literal["exited", "timeout", "stopped", "cut"] = "exited"
-    with _Pipes(process, prompt.encode(errors="replace"), out, err) as pipes:
-        try:
-            while process.poll() is None:
-                pipes.turn(TICK)
-                if enough is not None and pipes.fresh and enough(pipes.taken()):
-                    how = "cut"
-                    break
-                if stop():
-                    how = "stopped"
-                    break
-                if time.monotonic() - started > timeout_seconds:
-                    how = "timeout"
-                    break
-        finally:
-            _end(process, mark)
-        pipes.drain()
+    try:
+        with _Pipes(process, prompt.encode(errors="replace"), out, err, watched=enough is not None) as pipes:
+            try:
+                while process.poll() is None:
+                    pipes.turn(TICK)
+                    if enough is not None and pipes.fresh and enough(pipes.taken()):
+                        how = "cut"
+                        break
+                    if stop():
+                        how = "stopped"
+                        break
+                    if time.monotonic() - started > timeout_seconds:
+                        how = "timeout"
+                        break
+            finally:
+                _end(process, mark)
+            pipes.drain()
+    except OSError as error:  # no descriptor is left to watch it with, say
+        _end(process, mark)
+        raise AgentError(f"{command[0]} cannot be watched: {error.strerror}", "autoexp doctor") from error
     seconds = round(time.monotonic() - started, 3)
     return Ended(how, process.returncode, out.text(), err.text(), out.dropped + err.dropped, seconds)
 
@@ -129,13 +133,15 @@ def run(
 class _Pipes:
     """The three pipes of a process, none of which can block."""
 
-    def __init__(self, process: subprocess.Popen[bytes], prompt: bytes, out: _Tail, err: _Tail) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], prompt: bytes, out: _Tail, err: _Tail, watched: bool = False
+    ) -> None:
         assert process.stdin and process.stdout and process.stderr
         self.files = (process.stdin, process.stdout, process.stderr)
         self.rest = memoryview(prompt)
         self.tails = {process.stdout.fileno(): out, process.stderr.fileno(): err}
         self.stdin = process.stdin
-        self.fresh: list[bytes] = []
+        self.watched, self.fresh = watched, list[bytes]()
         self.selector = selectors.DefaultSelector()
 
     def __enter__(self) -> _Pipes:
@@ -197,7 +203,8 @@ class _Pipes:
             return
         if chunk:
             self.tails[descriptor].add(chunk)
-            self.fresh.append(chunk)
+            if self.watched:  # else nobody takes them, and there is no end to what an agent may print
+                self.fresh.append(chunk)
         else:
             self.selector.unregister(descriptor)
 
