@@ -69,7 +69,8 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
     problem = ""
     if iteration.failures:
         last = context.paths.attempt(context.iteration, context.attempt - 1)
-        problem = f"The candidate failed: {iteration.failures[-1].reason}\n{untrusted(tail(last / LOG_FILE, 16384))}"
+        reason, log = untrusted(iteration.failures[-1].reason, 500), untrusted(tail(last / LOG_FILE, 16384))
+        problem = f"The candidate failed. The reason that was found:\n{reason}\n\nThe end of its log:\n{log}"
     edits_itself = edits_files(context.agents[name])
     conversation = state.talk(context.iteration, name)
     begin = iteration.commit if context.attempt > 1 and iteration.commit else iteration.base

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autoexp.brief.prompts import DIFF_BYTES, triage_prompt
-from autoexp.errors import AgentError, PreconditionError
+from autoexp.brief.prompts import triage_prompt
+from autoexp.errors import AgentError, PreconditionError, RepositoryError
 from autoexp.runs.events import Event, Triaged
 from autoexp.runs.records import Outcome
 from autoexp.runs.state import Iteration, RunState
@@ -12,7 +12,7 @@ from autoexp.spec.asking import ask_for
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.workspace.files import tail
-from autoexp.workspace.paths import LOG_FILE, PATCH_FILE
+from autoexp.workspace.paths import LOG_FILE
 
 MAX_RERUNS = 10
 """Reruns of a training that was lost or killed through no fault of its own."""
@@ -51,7 +51,7 @@ def _ask(state: RunState, iteration: Iteration, outcome: Outcome, context: Conte
     folder = context.paths.attempt(context.iteration, context.attempt)
     conversation = state.talk(context.iteration, agent)
     log = tail(folder / LOG_FILE, 16384)
-    full = triage_prompt(outcome, log, iteration.proposal, tail(folder / PATCH_FILE, DIFF_BYTES))
+    full = triage_prompt(outcome, log, iteration.proposal, _diff(iteration, context))
     asked = full if conversation is None else triage_prompt(outcome, log)
     try:
         answer = ask_for(
@@ -73,6 +73,14 @@ def _ask(state: RunState, iteration: Iteration, outcome: Outcome, context: Conte
     if answer.action == "fix_and_rerun":
         return _triaged(context, "fix_and_rerun", answer.reason or outcome.reason)
     return _triaged(context, "give_up", answer.reason or outcome.reason)
+
+
+def _diff(iteration: Iteration, context: Context) -> str:
+    """What was trained, against what it began from. The stored patch also has what was undone: the evaluator's, say."""
+    try:
+        return context.repository.diff(iteration.base, iteration.commit)
+    except RepositoryError:  # told by the log alone, then
+        return ""
 
 
 def _triaged(context: Context, action: str, reason: str) -> Triaged:
