@@ -89,6 +89,89 @@ GARBAGE = (
 )
 
 
+BUSY_FOR_A_MINUTE = {
+    "opencode": [
+        {
+            "type": "error",
+            "error": {"data": {"message": "slow down", "statusCode": 429, "responseHeaders": {"retry-after": "60"}}},
+        }
+    ],
+    "claude": [
+        {"type": "system", "subtype": "api_retry", "retry_delay_ms": 60_000, "error_status": 429, "session_id": "s1"},
+        {"type": "result", "is_error": True, "api_error_status": 429, "result": "slow down", "session_id": "s1"},
+    ],
+    "codex": [
+        {"type": "turn.failed", "error": {"message": "Rate limit reached. Please try again in 1m0s."}},
+    ],
+}
+
+
+def test_how_long_the_server_asked_to_wait_is_passed_on(name: str, tmp_path: Path, program: Program) -> None:
+    lines = "\n".join(json.dumps(event) for event in BUSY_FOR_A_MINUTE[name])
+    program(f"sys.stdin.read()\nprint({lines!r})", name)
+    answer = ask(name, tmp_path)
+    assert (answer.busy, answer.retry_after_seconds) == (True, 60.0), answer
+
+
+def test_claude_says_when_a_limit_is_lifted(tmp_path: Path, program: Program) -> None:
+    program(
+        """
+        limit = {"status": "rejected", "resetsAt": int(time.time()) + 3600}
+        print(json.dumps({"type": "rate_limit_event", "rate_limit_info": limit}))
+        print(json.dumps({"type": "result", "is_error": True, "api_error_status": 429, "result": "limit reached"}))
+        """,
+        "claude",
+    )
+    answer = ask("claude", tmp_path)
+    assert answer.busy and answer.retry_after_seconds is not None and 3000 < answer.retry_after_seconds <= 3600
+
+
+def test_claude_is_not_left_to_wait_for_long_by_itself(tmp_path: Path, program: Program) -> None:
+    retry = json.dumps(BUSY_FOR_A_MINUTE["claude"][0]).replace(": ", ":")
+    program(f"print({retry!r}, flush=True); time.sleep(600)", "claude")
+    answer = ask("claude", tmp_path)
+    assert (answer.busy, answer.retry_after_seconds, answer.conversation) == (True, 60.0, "s1")
+    assert answer.problem.startswith("claude: 429")
+
+
+def test_opencode_that_waits_for_its_server_until_it_is_out_of_time_is_no_failure(
+    tmp_path: Path, program: Program
+) -> None:
+    program(
+        """print('timestamp=1 message="stream error" error.error="AI_APICallError: slow down"', file=sys.stderr)
+sys.stderr.flush(); time.sleep(600)""",
+        "opencode",
+    )
+    answer = ask("opencode", tmp_path, timeout_seconds=2.0)
+    assert answer.busy and "no answer in 2 seconds" in answer.problem
+
+
+def test_codex_may_speak_of_a_network_that_is_waited_for(tmp_path: Path, program: Program) -> None:
+    """The log of a training says so, say, and it reads it out. Only what codex says itself is a reason to end it."""
+    said = [{"type": "item.completed", "item": {"type": "agent_message", "text": "waiting for network " * 3}}]
+    lines = "\n".join(json.dumps(event, separators=(",", ":")) for event in [*said, *RECORDED["codex"]])
+    program(f"sys.stdin.read(); print({lines!r}, flush=True); time.sleep(0.5)", "codex")
+    assert ask("codex", tmp_path).text == "an answer"
+
+
+def test_codex_that_only_waits_for_its_server_is_ended(tmp_path: Path, program: Program) -> None:
+    lost = {"type": "error", "message": "Reconnecting... waiting for network (Connection failed)"}
+    line = json.dumps(lost, separators=(",", ":"))
+    program(f"sys.stdin.read(); print({line!r}); print({line!r}, flush=True); time.sleep(600)", "codex")
+    assert ask("codex", tmp_path).busy
+
+
+def test_a_count_that_is_none_is_unknown(tmp_path: Path, program: Program) -> None:
+    program(
+        """
+        used = {"input_tokens": int("9" * 400), "output_tokens": 5}
+        print(json.dumps({"type": "result", "result": "an answer", "usage": used}))
+        """,
+        "claude",
+    )
+    assert ask("claude", tmp_path).usage == Usage(None, 5, None)
+
+
 def test_garbage_before_the_answer_and_5_mb_of_it_is_passed_over(name: str, tmp_path: Path, program: Program) -> None:
     program(printing(name, GARBAGE + "\nprint('x' * 5_000_000, flush=True)", "print('{\"half\": ')"), name)
     answer = ask(name, tmp_path)

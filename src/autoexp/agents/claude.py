@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from autoexp.agents.call import Called
-from autoexp.agents.program import OUTAGE, Program, price, summed, table
+from autoexp.agents.program import Program, number, price, summed, table
+from autoexp.agents.waiting import OUTAGE, wait_told
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, as_text, tool_turn
 
 WRITING = "Edit,MultiEdit,Write,NotebookEdit,Bash"
 """Tools that are denied where nothing may be edited; a denial goes before whatever the user's settings allow."""
+
+
+_RETRY = re.compile(rb'"subtype":"api_retry".{0,400}?"retry_delay_ms":(\d+)')
+"""In its stream, when its server is busy and it will ask again by itself."""
+LONGEST_WAIT_MS = 10_000
+"""Of its own; a longer one is cut, for who called it to wait instead."""
 
 
 class Claude(Program):
@@ -52,6 +61,17 @@ class Claude(Program):
             **inline,
         }
 
+    def enough(self) -> Callable[[bytes], bool]:
+        seen = b""
+
+        def waits(output: bytes) -> bool:
+            """Its server has asked it to wait for long."""
+            nonlocal seen
+            seen = (seen + output)[-10_000:]
+            return any(int(delay) > LONGEST_WAIT_MS for delay in _RETRY.findall(seen))
+
+        return waits
+
     def gone(self, events: list[dict[str, Any]], called: Called) -> bool:
         return "No conversation found with session ID" in as_text(_result(events).get("errors") or called.ended.stderr)
 
@@ -60,16 +80,21 @@ class Claude(Program):
         names = [event["session_id"] for event in events if isinstance(event.get("session_id"), str)]
         text = result.get("result") if isinstance(result.get("result"), str) else ""
         # `subtype` says "success" of a failed call too
-        problem, busy = "", False
-        if result.get("is_error"):
+        problem, busy, wait = "", False, None
+        if not result and called.ended.how in ("cut", "timeout") and (retry := _retry(events)):
+            said = " ".join(str(retry[key]) for key in ("error_status", "error") if retry.get(key))
+            problem, busy = f"claude: {said or 'its server is busy'}", True
+            wait = (number(retry.get("retry_delay_ms")) or 0) / 1000
+        elif result.get("is_error"):
             said = text or as_text(result.get("errors") or result.get("subtype") or "an error")
             problem, busy = f"claude: {said[:500]}", _passes(result, said)
-            text = ""
+            text, wait = "", _wait(events, said) if busy else None
         elif not result:
             problem = self.exit_problem(called) or "claude gave no result"
         elif not text:
             problem = "claude gave no answer"
-        return Answer(text or "", names[-1] if names else conversation, _usage(result), problem=problem, busy=busy)
+        talk = names[-1] if names else conversation
+        return Answer(text or "", talk, _usage(result), problem=problem, busy=busy, retry_after_seconds=wait)
 
     def turns(self, events: list[dict[str, Any]], called: Called) -> Iterator[Turn]:
         used: dict[str, dict[str, Any]] = {}
@@ -96,6 +121,22 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
 
 def _result(events: list[dict[str, Any]]) -> dict[str, Any]:
     return next((event for event in reversed(events) if event.get("type") == "result"), {})
+
+
+def _retry(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last event, when it says that it waits to ask its server again."""
+    return events[-1] if events and events[-1].get("subtype") == "api_retry" else {}
+
+
+def _wait(events: list[dict[str, Any]], said: str) -> float | None:
+    """How long its server asked to wait: until a limit is lifted, as it says, or as it has waited itself."""
+    for event in reversed(events):
+        limit = table(event, "rate_limit_info")
+        if limit.get("status") == "rejected" and (until := number(limit.get("resetsAt"))) is not None:
+            return max(0.0, until - time.time())
+    told = wait_told(said)
+    delays = [number(event.get("retry_delay_ms")) for event in events if event.get("subtype") == "api_retry"]
+    return told if told is not None or not delays else (delays[-1] or 0) / 1000
 
 
 def _usage(result: dict[str, Any]) -> Usage:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from autoexp.agents.call import Called
-from autoexp.agents.program import OUTAGE, Program, number, table
+from autoexp.agents.program import Program, number, table
+from autoexp.agents.waiting import OUTAGE, wait_told
 from autoexp.errors import UsageError
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
@@ -20,6 +21,10 @@ _BEFORE = re.compile(r"(?P<thread>.+)#(?P<read>\d+)\+(?P<written>\d+)")
 """Our name for a conversation: its thread, and what it had taken by then. Codex reports the sum over the thread."""
 SANDBOX = ("-s", "--sandbox")
 UNSAFE = ("--dangerously-bypass-approvals-and-sandbox", "--approve-for-me", "--yolo")
+
+
+_WAITS = re.compile(rb'\{"type":"error","message":"[^"\n]*waiting for network')
+"""An event of its own; in what others say, which it quotes, there are backslashes."""
 
 
 class Codex(Program):
@@ -64,7 +69,7 @@ class Codex(Program):
             """Without a network it waits for ever."""
             nonlocal seen
             seen = (seen + output)[-100_000:]
-            return seen.count(b"waiting for network") > 1
+            return len(_WAITS.findall(seen)) > 1
 
         return waits
 
@@ -85,7 +90,8 @@ class Codex(Program):
         elif not text:
             problem = "codex gave no answer"
         name, usage = _counted(events, threads[-1] if threads else None, conversation)
-        return Answer(text, name, usage, problem=problem, busy=busy)
+        wait = wait_told(problem) if busy else None
+        return Answer(text, name, usage, problem=problem, busy=busy, retry_after_seconds=wait)
 
     def turns(self, events: list[dict[str, Any]], called: Called) -> Iterator[Turn]:
         for item in _items(events):
@@ -114,7 +120,9 @@ def _last_error(events: list[dict[str, Any]]) -> str:
 
 
 def _passes(said: str) -> bool:
-    """A quota that is used up is no outage: waiting does not help."""
+    """A quota that is used up is no outage, unless it says until when: waiting does not help."""
+    if wait_told(said) is not None:
+        return True
     return OUTAGE.search(said) is not None and "quota" not in said.lower()
 
 

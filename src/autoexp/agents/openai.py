@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 from autoexp.agents.call import finished, keep, keep_meta, next_folder
 from autoexp.agents.program import Options, number, price
+from autoexp.agents.waiting import wait_in
 from autoexp.errors import Interrupted, PreconditionError, UsageError
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
@@ -180,24 +180,10 @@ def _failed(error: BaseException) -> Answer:
         status = error.status_code
         spent = "insufficient_quota" in str(error)  # waiting fills no purse
         busy = (status == 429 and not spent) or status >= 500 or status == 408
-        wait = _retry_after(error.response.headers) if busy else None
+        wait = wait_in(error.response.headers) if busy else None
         said = str(error)[:500]
         return Answer("", problem=f"the model's server: {said}", busy=busy, retry_after_seconds=wait)
     return Answer("", problem=f"the model's server: {type(error).__name__}: {str(error)[:500]}")
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from either form of the header: a number or a date."""
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) * scale
-        except ValueError:
-            continue
-        return seconds if 0 <= seconds < 1e6 else None
-    try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    except (KeyError, ValueError, TypeError):
-        return None
 
 
 def _root(transcript: Path) -> Path:

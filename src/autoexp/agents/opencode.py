@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from autoexp.agents.call import Called, last_words
-from autoexp.agents.program import OUTAGE, Program, price, summed, table
+from autoexp.agents.program import Program, price, summed, table
+from autoexp.agents.waiting import OUTAGE, wait_in, wait_told
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, tool_turn
@@ -63,14 +64,18 @@ class OpenCode(Program):
         names = [event["sessionID"] for event in events if isinstance(event.get("sessionID"), str)]
         text, stderr = text_of(events), said_on(called.ended.stderr)
         problem, busy = error_of(events), False
-        if called.ended.how == "cut":
-            problem, busy = f"opencode: {_stream_error(called.ended.stderr)}", True
+        # out of time after a failed call of the model, it was waiting as long as its server had asked it to
+        if called.ended.how == "cut" or (called.ended.how == "timeout" and _stream_error(called.ended.stderr)):
+            said = _stream_error(called.ended.stderr) or "its server cannot be reached"
+            problem, busy = f"opencode: {said}", True
         elif not problem and called.ended.code != 0:
             problem = f"opencode ended with exit code {called.ended.code}: {last_words(stderr)}"
         elif not text and not problem:  # it ends so, with exit code 0, after a tool call that was refused
             problem = f"opencode gave no answer: {last_words(stderr)}"
         busy = busy or _passes(events)
-        return Answer(text, names[-1] if names else conversation, usage_of(events), problem=problem, busy=busy)
+        wait = _wait(events, problem) if busy else None
+        talk = names[-1] if names else conversation
+        return Answer(text, talk, usage_of(events), problem=problem, busy=busy, retry_after_seconds=wait)
 
     def turns(self, events: list[dict[str, Any]], called: Called) -> Iterator[Turn]:
         for event in events:
@@ -121,15 +126,22 @@ def _passes(events: list[dict[str, Any]]) -> bool:
     return bool(errors) and (data.get("isRetryable") is True or OUTAGE.search(error_of(events)) is not None)
 
 
+def _wait(events: list[dict[str, Any]], problem: str) -> float | None:
+    """How long the server asked to wait, by the headers that it tells or by the words."""
+    errors = [event.get("error") for event in events if event.get("type") == "error"]
+    said = wait_in(table(errors[-1], "data", "responseHeaders")) if errors else None
+    return said if said is not None else wait_told(problem)
+
+
 def said_on(stderr: str) -> str:
     """What it said on stderr, its log left out."""
     return "\n".join(line for line in stderr.splitlines() if not line.startswith("timestamp="))
 
 
 def _stream_error(stderr: str) -> str:
-    """The reason in the last line of its log about a failed call."""
+    """The reason in the last line of its log about a failed call; '' when none has failed."""
     lines = [line for line in stderr.splitlines() if STREAM_ERROR.decode() in line]
-    return lines[-1].partition(" error.error=")[2].strip('"')[:500] if lines else "its server cannot be reached"
+    return lines[-1].partition(" error.error=")[2].strip('"')[:500] if lines else ""
 
 
 @hookimpl

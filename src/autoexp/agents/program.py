@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,14 +15,6 @@ from autoexp.errors import PreconditionError, UsageError
 from autoexp.spec.ports import Answer, Ask
 from autoexp.spec.secrets import secrets_in, secrets_in_file
 from autoexp.spec.transcripts import Turn
-
-OUTAGE = re.compile(
-    r"\b(?:429|5\d\d)\b|rate.?limit|too many requests|overloaded|server.?error|bad gateway|unavailable"
-    r"|connection ?(?:refused|reset|error|failed)|unable to connect|cannot connect|ECONNREFUSED|ECONNRESET|ETIMEDOUT"
-    r"|ENOTFOUND|EAI_AGAIN|waiting for network|socket hang up|network error",
-    re.IGNORECASE,
-)
-"""In the words of an agent: the trouble is one of those that pass."""
 
 
 class Options:
@@ -95,7 +86,7 @@ class Program:
             return None
         answer = self.read(events, called, conversation)
         if called.problem:
-            answer = Answer(answer.text, answer.conversation, answer.usage, problem=called.problem)
+            answer = replace(answer, problem=called.problem)
         turns = (Turn(by="autoexp", text=question.prompt), *self.turns(events, called))
         return finished(called.folder, answer, turns, self.options.secrets)
 
@@ -145,6 +136,10 @@ def json_lines(stdout: str) -> Iterator[dict[str, Any]]:
             yield event
 
 
+LARGEST = 10**12
+"""No count is as large: what says so is no count, and would break the sums."""
+
+
 def table(event: Any, *keys: str) -> dict[str, Any]:
     """The table at `event[key][key]…`; an empty one where there is something else."""
     for key in keys:
@@ -154,7 +149,7 @@ def table(event: Any, *keys: str) -> dict[str, Any]:
 
 def number(value: Any) -> int | None:
     """A count that an agent reports; None when it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST else None
 
 
 def price(value: Any) -> float | None:
