@@ -151,7 +151,8 @@ def test_codex_may_speak_of_a_network_that_is_waited_for(tmp_path: Path, program
     said = [{"type": "item.completed", "item": {"type": "agent_message", "text": "waiting for network " * 3}}]
     lines = "\n".join(json.dumps(event, separators=(",", ":")) for event in [*said, *RECORDED["codex"]])
     program(f"sys.stdin.read(); print({lines!r}, flush=True); time.sleep(0.5)", "codex")
-    assert ask("codex", tmp_path).text == "an answer"
+    answer = ask("codex", tmp_path)
+    assert (answer.text, answer.problem) == ("an answer", "")
 
 
 def test_codex_that_only_waits_for_its_server_is_ended(tmp_path: Path, program: Program) -> None:
