@@ -251,3 +251,12 @@ def test_options_that_it_does_not_have(name: str, tmp_path: Path, monkeypatch: p
     with pytest.raises(PreconditionError) as caught:
         ask(name, tmp_path)
     assert "npm install" in caught.value.hint
+
+
+def test_a_call_that_cannot_be_made_has_a_transcript_too(name: str, tmp_path: Path, program: Program) -> None:
+    program(printing(name), name)
+    question = Ask("the prompt", tmp_path / "gone", tmp_path / "transcript", may_edit=False, timeout_seconds=60.0)
+    answer = KINDS[name]({}).ask(question)
+    assert "the folder to run" in answer.problem and not answer.busy
+    assert answer.transcript is not None
+    assert [turn.by for turn in read_turns(answer.transcript)] == ["autoexp", "error"]

@@ -26,7 +26,7 @@ BUSY = Answer("", problem="429 Too Many Requests", busy=True)
 class Scripted:
     """An agent that says what is in the script, or raises it."""
 
-    def __init__(self, *script: str | Answer | AutoexpError) -> None:
+    def __init__(self, *script: str | Answer | Exception) -> None:
         self.script = list(script)
         self.prompts: list[str] = []
         self.questions: list[Ask] = []
@@ -39,7 +39,7 @@ class Scripted:
         self.questions.append(question)
         self.prompts.append(question.prompt)
         said = self.script.pop(0)
-        if isinstance(said, AutoexpError):
+        if isinstance(said, Exception):
             raise said
         return said if isinstance(said, Answer) else Answer(said)
 
@@ -120,6 +120,48 @@ def test_what_asking_again_cannot_mend_passes_at_once(error: AutoexpError) -> No
     with pytest.raises(type(error)):
         ask(agent)
     assert len(agent.prompts) == 1
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), RecursionError(), ValueError("\ud800")])
+def test_an_agent_of_a_third_party_that_fails_as_it_should_not_is_asked_again(error: Exception) -> None:
+    """Some servers answer with what nobody has thought of."""
+    agent = Scripted(error, GOOD)
+    assert ask(agent).status == "applied"
+    assert type(error).__name__ in agent.calls[0].problem
+
+
+def test_what_an_agent_says_it_took_is_no_reason_to_stop() -> None:
+    usage: Any = Usage(input_tokens=-5, output_tokens="many", cost_usd=float("nan"))  # type: ignore[arg-type]
+    odd: Any = {"conversation": 5, "retry_after_seconds": "soon", "transcript": "nowhere"}
+    agent = Scripted(Answer("", problem="busy", busy=True, usage=usage, **odd), Answer(GOOD, usage=usage, **odd))
+    assert ask(agent).status == "applied"
+    for call in agent.calls:
+        assert (call.input_tokens, call.output_tokens, call.cost_usd) == (None, None, None)
+        assert (call.conversation, call.transcript) == (None, "")
+
+
+def test_a_server_that_asks_to_wait_for_nothing_is_not_asked_at_once_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(asking, "BACK_OFF_SECONDS", 2.0)
+    monkeypatch.setattr(asking, "_pause", lambda seconds, stop: waits.append(seconds))
+    now = Answer("", problem="429", busy=True, retry_after_seconds=0.0)
+    ask(Scripted(*[now] * 6, GOOD), patience_seconds=1000.0)
+    assert waits[-1] > 10.0 and waits[0] >= 1.0
+
+
+def test_a_server_is_given_all_the_time_that_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(asking, "_pause", lambda seconds, stop: waits.append(seconds))
+    later = Answer("", problem="429", busy=True, retry_after_seconds=600.0)
+    ask(Scripted(later, GOOD), patience_seconds=900.0)
+    assert 600.0 < waits[0] < 602.0
+
+
+def test_what_ends_a_run_says_what_to_type_next() -> None:
+    for script in ([BUSY] * 9, ["no"] * 9):
+        with pytest.raises(AgentError) as caught:
+            ask(Scripted(*script), patience_seconds=0.0)
+        assert "autoexp" in caught.value.hint
 
 
 def test_stopping_between_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:

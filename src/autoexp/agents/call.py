@@ -27,7 +27,7 @@ class Called:
     ended: process.Ended
     folder: Path
     problem: str
-    """That it ran out of time, or nothing."""
+    """That it could not be started, or ran out of time; '' when it came to its end."""
 
 
 def call(
@@ -42,17 +42,19 @@ def call(
 ) -> Called:
     """Run the program once; how it exited is for the caller to judge, by `exit_problem`.
 
-    Raises PreconditionError when it is not there, AgentError when it cannot be started, Interrupted on
-    `question.stop`.
+    Raises PreconditionError when it is not there, Interrupted on `question.stop`.
     """
     folder, cwd, seconds = next_folder(question.transcript), question.cwd, question.timeout_seconds
     keep(folder / "prompt.txt", stdin, secrets)
     meta: dict[str, Any] = {"task": question.task, "argv": list(command), "cwd": str(cwd), "env": sorted(env)}
     try:
         ended = process.run(command, stdin, cwd, seconds, question.stop, hint=hint, env=env, enough=enough)
-    except (PreconditionError, AgentError) as error:
+    except PreconditionError as error:
         keep_meta(folder, {**meta, "problem": str(error)}, secrets)
         raise
+    except AgentError as error:
+        keep_meta(folder, {**meta, "problem": str(error)}, secrets)
+        return Called(process.Ended("exited", None, "", "", 0, 0.0), folder, str(error))
     keep(folder / "stdout.txt", ended.stdout, secrets)
     keep(folder / "stderr.txt", ended.stderr, secrets)
     meta |= {"how": ended.how, "code": ended.code, "seconds": ended.seconds, "dropped_bytes": ended.dropped}

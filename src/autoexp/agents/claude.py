@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from autoexp.agents.call import Called
-from autoexp.agents.program import Program, number, price, summed, table
+from autoexp.agents.program import Program, summed, table
 from autoexp.agents.waiting import OUTAGE, wait_told
+from autoexp.spec.answers import number, price
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, as_text, tool_turn

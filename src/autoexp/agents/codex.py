@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from autoexp.agents.call import Called
-from autoexp.agents.program import Program, number, table
+from autoexp.agents.program import Program, table
 from autoexp.agents.waiting import OUTAGE, wait_told
 from autoexp.errors import UsageError
+from autoexp.spec.answers import number
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, as_text, tool_turn

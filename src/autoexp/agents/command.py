@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from autoexp.agents.call import Called
-from autoexp.agents.program import Options, Program, number, price, table
+from autoexp.agents.program import Options, Program, table
 from autoexp.errors import AgentError, PreconditionError, UsageError
-from autoexp.spec.answers import extract_object
+from autoexp.spec.answers import extract_object, number, price
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from autoexp.agents.call import finished, keep, keep_meta, next_folder
-from autoexp.agents.program import Options, number, price
+from autoexp.agents.program import Options
 from autoexp.agents.waiting import wait_in
 from autoexp.errors import Interrupted, PreconditionError, UsageError
+from autoexp.spec.answers import number, price
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, as_text

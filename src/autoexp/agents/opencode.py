@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from autoexp.agents.call import Called, last_words
-from autoexp.agents.program import Program, price, summed, table
+from autoexp.agents.program import Program, summed, table
 from autoexp.agents.waiting import OUTAGE, wait_in, wait_told
+from autoexp.spec.answers import price
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, tool_turn

@@ -12,6 +12,7 @@ from typing import Any
 from autoexp.agents.call import Called, call, exit_problem, finished
 from autoexp.agents.environment import environment
 from autoexp.errors import PreconditionError, UsageError
+from autoexp.spec.answers import number
 from autoexp.spec.ports import Answer, Ask
 from autoexp.spec.secrets import secrets_in, secrets_in_file
 from autoexp.spec.transcripts import Turn
@@ -136,26 +137,11 @@ def json_lines(stdout: str) -> Iterator[dict[str, Any]]:
             yield event
 
 
-LARGEST = 10**12
-"""No count is as large: what says so is no count, and would break the sums."""
-
-
 def table(event: Any, *keys: str) -> dict[str, Any]:
     """The table at `event[key][key]…`; an empty one where there is something else."""
     for key in keys:
         event = event.get(key) if isinstance(event, dict) else None
     return event if isinstance(event, dict) else {}
-
-
-def number(value: Any) -> int | None:
-    """A count that an agent reports; None when it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST else None
-
-
-def price(value: Any) -> float | None:
-    """US dollars that an agent reports; None when it is no price."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
-    return float(value) if good else None
 
 
 def summed(*counts: Any) -> int | None:

@@ -26,7 +26,7 @@ _COMPACT = re.compile(r"(\d)([a-z]+)(?=\d)", re.IGNORECASE)
 
 
 def wait_told(said: str) -> float | None:
-    """Seconds, of `try again in 1m30s`, `retry after 20 seconds` or `Retry-After: 7`; the last one told, None for none."""
+    """Seconds, of `try again in 1m30s`, `retry after 20 seconds` or `Retry-After: 7`; the last that is told, if any."""
     told = [match[1] for match in _TOLD.finditer(_COMPACT.sub(r"\1\2 ", said))]
     if not told:
         return None

@@ -72,6 +72,21 @@ class TriageAnswer(BaseModel):
     reason: str = ""
 
 
+LARGEST = 10**12
+"""No count is as large: what says so is no count, and would break the sums."""
+
+
+def number(value: Any) -> int | None:
+    """A count that an agent reports; None when it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST else None
+
+
+def price(value: Any) -> float | None:
+    """US dollars that an agent reports; None when it is no price."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
+    return float(value) if good else None
+
+
 def extract_object(text: str) -> dict[str, Any]:
     """The last JSON object in `text`, in prose or fences or on its own. Raises AgentError when there is none."""
     objects, broken = _objects(text)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import random
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from autoexp.errors import AgentError, Interrupted, UnreachableError
+from autoexp.errors import AgentError, AutoexpError, Interrupted, UnreachableError
 from autoexp.runs.events import AgentCalled
 from autoexp.runs.records import AgentRecord
 from autoexp.runs.resting import manner
-from autoexp.spec.answers import judged, plain
-from autoexp.spec.ports import Answer, Ask
+from autoexp.spec.answers import judged, number, plain, price
+from autoexp.spec.ports import Answer, Ask, Usage
 from autoexp.spec.secrets import redacted, without
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ BACK_OFF_SECONDS = 2.0
 """Before the first call after an outage; doubled each time, and a random share of it is left out."""
 LONGEST_BACK_OFF_SECONDS = 120.0
 BETWEEN_TRIES_SECONDS = 0.2
+NEXT = "autoexp resume, or without it: autoexp resume --proposer search"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def ask_for(
     if how == "not" and standing is not None:
         raise UnreachableError(
             f"{name} is asked again in iteration {standing.rests_until}: "
-            f"{standing.failures} calls in a row failed, the last one: {standing.problem}"
+            f"{standing.failures} calls in a row failed, the last one: {standing.problem}",
+            NEXT,
         )
     if how == "once":
         settings = settings.model_copy(update={"tries": 1, "patience_seconds": 0.0})
@@ -93,9 +96,14 @@ def ask_for(
         )
         began, found = time.monotonic(), None
         try:
-            said = agent.ask(question)
+            said = _sound(agent.ask(question))
         except AgentError as error:
             said = Answer("", problem=str(error))
+        except AutoexpError:
+            raise
+        except Exception as error:  # an agent of a third party, or an answer that nobody has thought of
+            context.log(traceback.format_exc())
+            said = Answer("", problem=f"{name} failed with {type(error).__name__}: {error}")
         wrong = plain(redacted(said.problem))
         if not wrong:
             found, wrong = judged(without(said.text), answer, check)
@@ -114,7 +122,7 @@ def ask_for(
             patient_until = patient_until or began + settings.patience_seconds
             if time.monotonic() + wait >= patient_until:
                 waited = f"could not be reached for {settings.patience_seconds:g} s"
-                raise UnreachableError(f"{name} {'is still down' if how == 'once' else waited}: {problem}")
+                raise UnreachableError(f"{name} {'is still down' if how == 'once' else waited}: {problem}", NEXT)
             context.log(f"{name}: {problem}; asked again in {wait:.0f} s")
             _pause(wait, context.stop)
             continue
@@ -131,7 +139,7 @@ def ask_for(
             asked = complaint if said.conversation else _joined(prompt, complaint)
     calls = f"{settings.tries} call" + ("" if settings.tries == 1 else "s")
     kind = UnreachableError if how == "once" else AgentError
-    raise kind(f"no usable answer in {calls}; the last problem: {problem}")
+    raise kind(f"no usable answer in {calls}; the last problem: {problem}", NEXT)
 
 
 def _joined(prompt: str, complaint: str) -> str:
@@ -139,10 +147,24 @@ def _joined(prompt: str, complaint: str) -> str:
 
 
 def _back_off(outages: int, asked_seconds: float | None) -> float:
-    """Seconds to wait: what the server asked for and a little more, else a random part of a growing time."""
-    if asked_seconds is not None:
-        return min(asked_seconds, LONGEST_BACK_OFF_SECONDS) + random.uniform(0.1, 1.0)
-    return min(BACK_OFF_SECONDS * 2.0**outages, LONGEST_BACK_OFF_SECONDS) * random.uniform(0.5, 1.0)
+    """Seconds to wait: a random part of a growing time, but all that the server asked for and a little more."""
+    own = min(BACK_OFF_SECONDS * 2.0 ** min(outages, 30), LONGEST_BACK_OFF_SECONDS) * random.uniform(0.5, 1.0)
+    return own if asked_seconds is None else max(own, asked_seconds + random.uniform(0.1, 1.0))
+
+
+def _sound(said: Answer) -> Answer:
+    """The answer with nothing in it that the journal refuses, whoever wrote the agent."""
+    used, wait, talk = said.usage, said.retry_after_seconds, said.conversation
+    good_wait = isinstance(wait, int | float) and 0 <= wait < float("inf")
+    return replace(
+        said,
+        text=said.text if isinstance(said.text, str) else "",
+        problem=str(said.problem or ""),
+        conversation=talk if isinstance(talk, str) and talk.isprintable() else None,
+        usage=Usage(number(used.input_tokens), number(used.output_tokens), price(used.cost_usd)),
+        retry_after_seconds=wait if good_wait else None,
+        transcript=said.transcript if isinstance(said.transcript, Path) else None,
+    )
 
 
 def _record(context: Context, stage: Any, name: str, said: Answer, problem: str, seconds: float) -> None:
