@@ -90,6 +90,18 @@ def test_without_loops_and_without_a_budget_there_is_only_the_baseline(lab: Lab)
     assert report["baseline_done"]
 
 
+@pytest.mark.parametrize("flags", [("--proposer", "search"), ("--proposer", "priced", "--no-stochastic")])
+def test_dollars_alone_cannot_end_a_run_that_asks_no_agent(lab: Lab, flags: tuple[str, ...]) -> None:
+    said = begin(lab, "--max-cost", "0.5", "--max-tokens", "900", *flags, code=2)
+    assert "--max-cost 0.5 and --max-tokens 900 would never end the run" in said
+    assert "try: autoexp start --max-cost 0.5 --max-tokens 900 --max-hours 8" in said
+    assert not lab.paths.folder.exists()
+    begin(lab, "--max-cost", "0.5", "--loops", "1", *flags, "--no-background-train")
+    said = lab.command("resume", "--max-cost", "1", "--no-background-train", code=2)
+    assert "--max-cost 1 would never end the run" in said and "try: autoexp resume --run-id lab --max-hours 8" in said
+    assert lab.status()["stop_reason"] == "error"
+
+
 def test_the_budget_of_the_settings_is_enough_too_and_a_flag_lifts_it(lab: Lab) -> None:
     text = lab.workspace.settings.read_text()
     lab.workspace.settings.write_text(text.replace("[budget]", "[budget]\nmax_trials = 3"))
@@ -168,3 +180,11 @@ def test_dollars_end_a_run_with_exit_0(lab: Lab) -> None:
         {"name": "max_cost", "limit": 1.0, "used": 1.0, "doubt": "at least: 1 of 3 calls did not tell what it cost"}
     ]
     assert "max_cost: $1.00 of $1.00" in lab.command("status")
+
+
+def test_a_misspelt_fallback_is_told_before_the_night(lab: Lab) -> None:
+    text = lab.workspace.settings.read_text()
+    lab.workspace.settings.write_text(text.replace('fallback = "scripted"', 'fallback = "serch"'))
+    said = begin(lab, "--loops", "3", "--proposer", "search", code=2)
+    assert "there is no proposer 'serch'" in said
+    assert not lab.paths.folder.exists()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from autoexp.errors import PreconditionError
+from autoexp.errors import PreconditionError, UsageError
 from autoexp.runs import budget
+from autoexp.runs.records import Plan
 from autoexp.runs.state import RunState
 from autoexp.spec.ports import Agent
+
+OF_AGENTS = ("max_cost", "max_tokens")
+"""The limits of which only agents use something up."""
 
 
 def refuse_missing(state: RunState, agents: Mapping[str, Agent]) -> None:
@@ -25,11 +29,32 @@ def refuse_missing(state: RunState, agents: Mapping[str, Agent]) -> None:
             raise PreconditionError(missing, f"install it, or: autoexp {command} --proposer search")
 
 
+def refuse_endless(plan: Plan, agents: Collection[str], command: str = "") -> None:
+    """Raise UsageError for a plan that only dollars or tokens are to end, of which its proposers take none.
+
+    `command` is what goes on with it; left out, the one that was typed begins it.
+    """
+    named = {name: limit for name in budget.LIMITS if (limit := getattr(plan.budget, name)) is not None}
+    if plan.target is not None or "loop" not in plan.stages or set(named) - set(OF_AGENTS) or _asks(plan, agents):
+        return
+    given = " and ".join(f"--{name.replace('_', '-')} {limit:g}" for name, limit in named.items())
+    who = f"{plan.proposer} asks no agent" if plan.stochastic else "--no-stochastic asks no agent"
+    raise UsageError(
+        f"{given or 'no limit'} would never end the run: {who}, and nothing else limits it",
+        f"{command or 'autoexp start ' + given.replace(' and ', ' ')} --max-hours 8",
+    )
+
+
+def _asks(plan: Plan, agents: Collection[str]) -> bool:
+    """Whether any of the proposers is an agent that may be asked."""
+    return plan.stochastic and any(name in agents for name in plan.proposers)
+
+
 def doubts(state: RunState, agents: Mapping[str, Agent]) -> list[tuple[str, str]]:
     """(text, key) of what is to be noted of limits in dollars or tokens that may not end the run."""
     plan, found = state.plan, []
-    asked = plan.stochastic and any(name in agents for name in plan.proposers)
-    for name in ("max_cost", "max_tokens"):
+    asked = _asks(plan, agents)
+    for name in OF_AGENTS:
         if getattr(plan.budget, name) is None:
             continue
         if not asked:

@@ -12,6 +12,7 @@ from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.runs import budget
 from autoexp.runs.plan import select
 from autoexp.runs.records import Budget, Plan, shares
+from autoexp.session.foresight import refuse_endless
 from autoexp.spec.context import pick
 from autoexp.workspace.settings import Settings
 
@@ -27,14 +28,18 @@ def first_plan(
 ) -> Plan:
     """The plan of a new run. Without `loops` a budget decides how many there are; without one there are none.
 
-    Raises UsageError for a part that no plugin provides.
+    Raises UsageError for a part that no plugin provides, and for a budget that cannot end the run.
     """
     named = {"proposer": _proposer(settings), "executor": settings.run.executor, "rule": settings.run.rule}
     limits = {**settings.budget.model_dump(), **changes.get("budget", {})}
     fields = {**named, "workers": settings.run.workers, **changes, "budget": limits}
     checked(settings, fields)
     plan = Plan.model_validate({"stages": stages[0], "loop": stages[1], "target": loops or 0, **fields})
-    return plan.model_copy(update={"target": None}) if loops is None and budget.limited(plan) else plan
+    if loops is not None or not budget.limited(plan):
+        return plan
+    plan = plan.model_copy(update={"target": None})
+    refuse_endless(plan, parts(plugin_manager(), "agents", settings.agents))
+    return plan
 
 
 def limits(given: Mapping[str, str | None]) -> dict[str, Any]:
@@ -71,6 +76,8 @@ def checked(settings: Settings, changes: Mapping[str, Any]) -> None:
         known = parts(manager, kind, getattr(settings, kind))
         for name in mixed(str(value)) if field == "proposer" else [str(value)]:
             pick(known, name, words)
+        if field == "proposer":  # it may be needed in the middle of the night
+            pick(known, settings.run.fallback, words)
 
 
 def mixed(proposer: str) -> list[str]:
