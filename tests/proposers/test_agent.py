@@ -17,7 +17,7 @@ from autoexp.runs.state import RunState
 from autoexp.session import memory
 from autoexp.session.briefing import next_brief
 from autoexp.spec.ports import Answer, Ask
-from autoexp.testing import Registering, Scripted, proposal, replayed, run
+from autoexp.testing import Registering, Scripted, plugged, proposal, replayed, run
 from autoexp.workspace.paths import Workspace
 
 
@@ -155,7 +155,7 @@ def test_it_is_asked_so_often_and_then_it_ends_as_repeated(workspace: Workspace)
 
 def test_an_agent_that_edits_while_it_proposes_is_asked_once(workspace: Workspace) -> None:
     text = workspace.settings.read_text()
-    workspace.settings.write_text(text.replace("tries = 3", "tries = 3\nedits_at_once = true"))
+    workspace.settings.write_text(text.replace("tries = 3", "tries = 3\nedits_at_once = true").replace("fake", "hands"))
 
     def edits(value: str, file: str = "train.py", old: str = "LR = 0.08") -> Any:
         def made(question: Ask) -> dict[str, Any]:
@@ -206,6 +206,28 @@ def test_when_it_only_asks_the_fallback_has_the_next_idea(workspace: Workspace) 
     assert [trial.proposer for trial in state.trials[1:]] == ["spare", "spare"]
     assert len(state.questions) == 1 and len(agent.asked) == 6
     assert "do not ask it again: which GPU?" in agent.asked[3].prompt
+
+
+def test_the_brief_is_for_whose_turn_it_is(workspace: Workspace) -> None:
+    """One of a mix edits while it proposes, the other cannot: they are asked in other words."""
+    text = workspace.settings.read_text()
+    workspace.settings.write_text(text.replace("tries = 3", "tries = 3\nedits_at_once = true").replace("fake", "hands"))
+    hands, mouth = (Fake([answer(lr) for lr in values]) for values in ([0.04, 0.03, 0.02], [0.05, 0.06, 0.07]))
+    hands.scripts["Apply"] = hands.scripts[FIRST]
+    mouth.edits_files = False  # type: ignore[attr-defined]
+    proposers = {name: AgentProposer(name) for name in ("hands", "mouth")} | {"spare": SPARE}
+    parts = {"fake": Registering(agents={"hands": hands, "mouth": mouth}, proposers=proposers)}  # type: ignore[dict-item]
+    run(workspace, 0, "hands=0.5,mouth=0.5", plugins=parts)
+    asked: list[str] = []
+    for _ in range(5):
+        with plugged(parts):
+            shown = next_brief(workspace, workspace.run("test"))
+        before = len(hands.asked), len(mouth.asked)
+        run(workspace, 1, "hands=0.5,mouth=0.5", plugins=parts)
+        new = [*hands.asked[before[0] :], *mouth.asked[before[1] :]]
+        assert new[0].prompt == shown.text
+        asked.append("hands" if len(hands.asked) > before[0] else "mouth")
+    assert set(asked) == {"hands", "mouth"}
 
 
 def test_ideas_and_lessons_are_kept_once_and_taken_up(workspace: Workspace) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from autoexp.errors import UsageError
-from autoexp.runs.records import Plan, shares
+from autoexp.runs.records import Plan, chosen, shares
 from autoexp.session.planning import first_plan
 from autoexp.session.status import status
-from autoexp.stages.propose import chosen
 from autoexp.testing import Registering, Scripted, proposal, run
 from autoexp.workspace.paths import Workspace
 from autoexp.workspace.settings import load

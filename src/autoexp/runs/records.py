@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveInt
@@ -306,3 +308,8 @@ def shares(proposer: str) -> dict[str, float]:
             raise ValueError(f"{name!r} is in it twice")
         found[name] = value
     return found
+
+
+def chosen(shares: Mapping[str, float], seed: int, iteration: int) -> str:
+    """Whose turn it is: by the shares, the same for the same seed and iteration."""
+    return random.Random(f"{seed}-{iteration}").choices(list(shares), list(shares.values()))[0]

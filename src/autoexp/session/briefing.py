@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoexp.brief.build import Brief, propose_brief
 from autoexp.plugins.manager import parts, plugin_manager
+from autoexp.runs.records import chosen
 from autoexp.session.snapshot import load
 from autoexp.spec.ports import edits_files
 from autoexp.workspace import settings as settings_module
@@ -22,7 +23,8 @@ def next_brief(workspace: Workspace, paths: RunPaths) -> Brief:
     talks = at_once = False
     if proposing or settings.agent.edits_at_once:
         agents = parts(plugin_manager(), "agents", settings.agents)
-        names = [name for name in (*state.plan.proposers, settings.agent.name) if name in agents]
-        talks = any(state.talk(number, name) is not None for name in names if name in state.plan.proposers)
+        turn = chosen(state.plan.proposers, state.seed, number)
+        names = [name for name in (turn, *state.plan.proposers, settings.agent.name) if name in agents]
+        talks = turn in agents and state.talk(number, turn) is not None
         at_once = settings.agent.edits_at_once and bool(names) and edits_files(agents[names[0]])
     return propose_brief(state, number, settings, workspace, paths, Repository(workspace), talks, at_once)

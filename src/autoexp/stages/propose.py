@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
-
 from autoexp.errors import AgentError, NothingToProposeError, PreconditionError, ProposalError
 from autoexp.runs.events import Event, Proposed, QuestionAsked
-from autoexp.runs.records import Proposal
+from autoexp.runs.records import Proposal, chosen
 from autoexp.runs.resting import down
 from autoexp.runs.state import RunState
 from autoexp.spec.context import Context, pick
@@ -31,11 +28,6 @@ def autoexp_propose(state: RunState, context: Context) -> Event | None:
         context.paths.iteration(context.iteration) / "proposal.json", proposal.model_dump_json(indent=2) + "\n"
     )
     return Proposed(iteration=context.iteration, base=state.tip, proposal=proposal, proposer=proposer)
-
-
-def chosen(shares: Mapping[str, float], seed: int, iteration: int) -> str:
-    """Whose turn it is: by the shares, the same for the same seed and iteration."""
-    return random.Random(f"{seed}-{iteration}").choices(list(shares), list(shares.values()))[0]
 
 
 def _refusal(state: RunState, context: Context) -> str:
