@@ -154,6 +154,17 @@ def test_when_nobody_else_has_an_idea_the_agent_is_waited_for_after_all(patient:
     assert status(patient.run("test")).stop_reason == "error"
 
 
+def test_when_nobody_else_has_an_idea_a_bad_answer_is_not_the_end(patient: Workspace) -> None:
+    oracle = Oracle(lambda question, asked: Answer("I would not know.") if asked in (2, 3) else idea(asked))
+    state = night(patient, 3, oracle, proposers={"second": Scripted()})
+    assert who(state) == ["oracle"] * 3
+    assert [call.iteration for call in calls(patient) if call.problem] == [2, 2]
+    dumb = Oracle(lambda question, asked: Answer("I would not know."))
+    with pytest.raises(AgentError, match="no usable answer in 2 calls"):
+        night(patient, 1, dumb, proposers={"second": Scripted()})
+    assert dumb.asked == FAILURES, "then it is out of order"
+
+
 def asking_back(text: str) -> Answer:
     fields = {**proposal(LR=0.01).model_dump(mode="json"), "status": "need_input", "description": text, "edits": []}
     return Answer(json.dumps(fields), usage=USAGE)

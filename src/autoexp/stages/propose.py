@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoexp.errors import AgentError, NothingToProposeError, PreconditionError, ProposalError
+from autoexp.errors import AgentError, NothingToProposeError, PreconditionError, ProposalError, UnreachableError
 from autoexp.runs.events import Event, Proposed, QuestionAsked
 from autoexp.runs.records import Proposal, chosen
 from autoexp.runs.resting import down
@@ -62,10 +62,12 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
         if proposal is not None:  # the question is with the person; the night goes on with somebody else's idea
             question = _asks(proposal, name, context)
         context.log(f"propose: {name} has nothing to propose")
-    for name in failures:
-        if name in state.agents and down(state.agents[name]):
-            # it was not waited for, because somebody else was to go on; as nobody can, it is
-            context.log(f"propose: nobody else has an idea: {name} is waited for")
+    for name, failure in failures.items():
+        # One that is down was not waited for, because somebody else was to go on; as nobody can, it is. And one that
+        # answers badly is no reason to end a night while it is not out of order.
+        is_down = name in state.agents and down(state.agents[name])
+        if is_down or (isinstance(failure, AgentError) and not isinstance(failure, UnreachableError)):
+            context.log(f"propose: nobody else has an idea: {name} is {'waited for' if is_down else 'asked anew'}")
             proposal = pick(context.proposers, name, "proposer").propose(_forgiven(state), context)
             if proposal is not None and proposal.status == "ok":
                 return proposal, name
