@@ -241,6 +241,25 @@ def test_a_key_in_a_configuration_is_in_no_transcript(tmp_path: Path, program: P
     assert "[redacted]" in kept and "letmein12345" not in kept
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_key_never_goes_into_a_command_line(as_file: bool, tmp_path: Path, program: Program) -> None:
+    """All users of the machine can read those."""
+    config: Any = {"model_providers": {"x": {"http_headers": {"Authorization": "Bearer letmein12345"}}}}
+    if as_file:
+        config = tmp_path / "config.toml"
+        config.write_text('[model_providers.x]\nhttp_headers = { Authorization = "Bearer letmein12345" }\n')
+    with pytest.raises(UsageError, match="command line") as caught:
+        Codex({"config": str(config) if as_file else config})
+    assert "env_key" in caught.value.hint
+    assert Codex({"config": {"model_providers": {"x": {"env_key": "MY_KEY"}}}}).overrides
+
+    with pytest.raises(UsageError, match="command line"):
+        Claude({"config": {"mcp": {"apiKey": "letmein12345"}}})
+    program(printing("claude", "open('argv', 'w').write(' '.join(sys.argv))"), "claude")
+    ask("claude", tmp_path, {"config": {"env": {"ANTHROPIC_API_KEY": "letmein12345"}}})
+    assert "letmein12345" not in (tmp_path / "argv").read_text()
+
+
 def test_options_that_it_does_not_have(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="has no modle"):
         KINDS[name]({"modle": "x"})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from autoexp.agents.call import Called
-from autoexp.agents.program import Program, summed, table
+from autoexp.agents.program import Program, refuse_secrets, summed, table
 from autoexp.agents.waiting import OUTAGE, wait_told
 from autoexp.spec.answers import number, price
 from autoexp.spec.markers import hookimpl
@@ -35,6 +35,12 @@ class Claude(Program):
         *("ANTHROPIC_*", "CLAUDE_*", "CLAUDECODE", "DISABLE_*", "API_TIMEOUT_MS", "MAX_THINKING_TOKENS", "BASH_*"),
         *("AWS_*", "CLOUD_ML_REGION", "GOOGLE_APPLICATION_CREDENTIALS", "VERTEX_*"),
     )
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(options)
+        if isinstance(self.options.config, dict):
+            instead = 'put it under env, or the whole into a file: config = "/…/settings.json"'
+            refuse_secrets("claude", _public(self.options.config), instead)
 
     def command(self, question: Ask, conversation: str | None) -> list[str]:
         model = ["--model", self.options.model] if self.options.model else []

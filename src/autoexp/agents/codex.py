@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoexp.agents.call import Called
-from autoexp.agents.program import Program, table
+from autoexp.agents.program import Program, refuse_secrets, table
 from autoexp.agents.waiting import OUTAGE, wait_told
 from autoexp.errors import UsageError
 from autoexp.spec.answers import number
@@ -37,7 +37,9 @@ class Codex(Program):
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__(options)
-        self.overrides = [word for key, value in _flat(self._config()) for word in ("-c", f"{key}={value}")]
+        config = self._config()
+        refuse_secrets("codex", config, 'name a variable that holds it, by env_key = "…" or env_http_headers')
+        self.overrides = [word for key, value in _flat(config) for word in ("-c", f"{key}={value}")]
 
     def command(self, question: Ask, conversation: str | None) -> list[str]:
         args = list(self.options.args)

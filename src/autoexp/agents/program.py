@@ -124,6 +124,15 @@ class Program:
         return exit_problem((self.binary,), called.ended)
 
 
+def refuse_secrets(name: str, config: Any, instead: str) -> None:
+    """Raise UsageError for a configuration with a key in it, where it goes into a command line."""
+    if any(True for _ in secrets_in(config)):
+        raise UsageError(
+            f"[agents.{name}] config holds a key, and goes into the command line of {name}, which everybody can read",
+            instead,
+        )
+
+
 def json_lines(stdout: str) -> Iterator[dict[str, Any]]:
     """The objects in the stream, one a line; lines that are something else are passed over."""
     for line in stdout.splitlines():
