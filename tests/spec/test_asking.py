@@ -11,7 +11,8 @@ import pytest
 
 from autoexp.errors import AgentError, AutoexpError, Interrupted, PreconditionError
 from autoexp.runs.events import AgentCalled
-from autoexp.runs.records import Proposal
+from autoexp.runs.records import AgentRecord, Proposal
+from autoexp.runs.resting import judged
 from autoexp.spec import asking
 from autoexp.spec.answers import ApplyAnswer, TriageAnswer
 from autoexp.spec.asking import Prompt, ask_for
@@ -120,6 +121,22 @@ def test_what_asking_again_cannot_mend_passes_at_once(error: AutoexpError) -> No
     with pytest.raises(type(error)):
         ask(agent)
     assert len(agent.prompts) == 1
+
+
+def test_a_call_that_is_stopped_is_recorded_as_of_unknown_cost_and_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "apply" / "001").mkdir(parents=True)
+    calls: list[AgentCalled] = []
+    with pytest.raises(Interrupted):
+        ask(
+            Scripted(Interrupted("stopped")),
+            called=calls.append,
+            paths=RunPaths(tmp_path),
+            going={"transcript": tmp_path / "apply"},
+        )
+    (call,) = calls
+    assert (call.stopped, call.busy, call.cost_usd, call.transcript) == (True, False, None, "apply/001")
+    before = AgentRecord(problem="429", busy=True, failures=2)
+    assert judged(before, call) == before
 
 
 @pytest.mark.parametrize("error", [IndexError("list index out of range"), RecursionError(), ValueError("\ud800")])

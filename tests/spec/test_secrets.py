@@ -68,3 +68,10 @@ def test_a_secret_within_a_configuration_in_the_environment(monkeypatch: pytest.
 )
 def test_the_variables_that_are_for_agents(name: str, agents: bool) -> None:
     assert bool(AGENT_NAMES.fullmatch(name)) == agents
+
+
+def test_a_password_in_an_address_is_struck_out() -> None:
+    said = "npm failed: https://ada:her-password@registry.example/x and postgres://u:p%40ss@db"
+    assert redacted(said) == "npm failed: https://ada:[redacted]@registry.example/x and postgres://u:[redacted]@db"
+    for fine in ("http://localhost:11434/v1", "see https://x/a:b@c", "a: b@c.de", '"base_url": "http://h:80", "a@b"'):
+        assert redacted(fine) == fine

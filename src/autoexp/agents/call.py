@@ -13,7 +13,7 @@ from autoexp.errors import AgentError, Interrupted, PreconditionError
 from autoexp.spec.answers import plain
 from autoexp.spec.ports import Answer, Ask
 from autoexp.spec.secrets import redacted
-from autoexp.spec.transcripts import META_FILE, READABLE_FILE, TURNS_FILE, Turn, kept, rendered
+from autoexp.spec.transcripts import META_FILE, READABLE_FILE, TURNS_FILE, Turn, kept, latest, rendered
 from autoexp.workspace.files import explained
 
 LONGEST_NAME = 500
@@ -99,8 +99,8 @@ def next_folder(transcript: Path) -> Path:
     """A new numbered folder: no call overwrites another, not even one before a crash."""
     try:
         transcript.mkdir(parents=True, exist_ok=True)
-        taken = [int(entry.name) for entry in transcript.iterdir() if entry.name.isdecimal()]
-        folder = transcript / f"{max(taken, default=0) + 1:03d}"
+        before = latest(transcript)
+        folder = transcript / f"{int(before.name) + 1 if before else 1:03d}"
         folder.mkdir()
     except OSError as error:
         raise explained(error, transcript) from error

@@ -188,6 +188,8 @@ class AgentCalled(_Event):
     """Why it gave no usable answer; '' when it did."""
     busy: bool = False
     """The problem was a rate limit or an outage."""
+    stopped: bool = False
+    """The session was stopped meanwhile, and the call with it: what it took is unknown, and nothing is its fault."""
 
 
 class GuidanceGiven(_Event):

@@ -37,6 +37,8 @@ def down(agent: AgentRecord) -> bool:
 
 def judged(agent: AgentRecord, event: AgentCalled) -> AgentRecord:
     """The agent after a call."""
+    if event.stopped:
+        return agent
     if not event.problem:
         return AgentRecord(spent=agent.spent)
     failures = agent.failures + (not event.busy)

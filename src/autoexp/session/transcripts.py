@@ -30,6 +30,8 @@ class Call(BaseModel):
     problem: str
     """Why it gave no usable answer; '' when it did."""
     busy: bool
+    stopped: bool
+    """The run was stopped meanwhile."""
     conversation: str | None
     folder: str
     """Where all that was sent and received is kept; '' when it is not known."""

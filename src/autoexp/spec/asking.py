@@ -20,6 +20,7 @@ from autoexp.runs.resting import manner
 from autoexp.spec.answers import judged, number, plain, price
 from autoexp.spec.ports import Answer, Ask, Usage
 from autoexp.spec.secrets import redacted, without
+from autoexp.spec.transcripts import latest
 
 if TYPE_CHECKING:
     from autoexp.spec.context import Context
@@ -99,10 +100,14 @@ def ask_for(
             said = _sound(agent.ask(question))
         except AgentError as error:
             said = Answer("", problem=str(error))
+        except Interrupted:
+            cut = Answer("", problem="stopped while it was at work", transcript=latest(transcript))
+            _record(context, stage, name, cut, cut.problem, time.monotonic() - began, stopped=True)
+            raise
         except AutoexpError:
             raise
         except Exception as error:  # an agent of a third party, or an answer that nobody has thought of
-            context.log(traceback.format_exc())
+            context.log(redacted(traceback.format_exc()))
             said = Answer("", problem=f"{name} failed with {type(error).__name__}: {error}")
         wrong = plain(redacted(said.problem))
         if not wrong:
@@ -167,7 +172,9 @@ def _sound(said: Answer) -> Answer:
     )
 
 
-def _record(context: Context, stage: Any, name: str, said: Answer, problem: str, seconds: float) -> None:
+def _record(
+    context: Context, stage: Any, name: str, said: Answer, problem: str, seconds: float, stopped: bool = False
+) -> None:
     folder = ""
     if said.transcript is not None:
         with suppress(ValueError):
@@ -186,6 +193,7 @@ def _record(context: Context, stage: Any, name: str, said: Answer, problem: str,
             cost_usd=said.usage.cost_usd,
             problem=problem[:500],
             busy=said.busy,
+            stopped=stopped,
         )
     )
 

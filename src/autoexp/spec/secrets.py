@@ -29,12 +29,15 @@ _PATTERNS = re.compile(
     r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{30,}|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
 )
 _BEARER = re.compile(r"(\bBearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"']{0,100}:)[^\s/@\"']{1,500}@", re.IGNORECASE)
+"""`https://ada:her-password@proxy`: of proxies, registries and databases."""
 GONE = "[redacted]"
 
 
 def redacted(text: str, secrets: Iterable[str] = ()) -> str:
     """`text` without `secrets`, without those of the environment, and without what looks like one."""
-    return _BEARER.sub(rf"\1{GONE}", _PATTERNS.sub(GONE, without(text, secrets)))
+    text = _PATTERNS.sub(GONE, without(text, secrets))
+    return _IN_URL.sub(rf"\1{GONE}@", _BEARER.sub(rf"\1{GONE}", text))
 
 
 def without(text: str, secrets: Iterable[str] = ()) -> str:

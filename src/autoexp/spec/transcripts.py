@@ -67,6 +67,14 @@ def read_turns(folder: Path) -> tuple[Turn, ...]:
         return ()
 
 
+def latest(transcript: Path) -> Path | None:
+    """The folder of the last call under `transcript`; None when there was none."""
+    with suppress(OSError):
+        numbers = [int(entry.name) for entry in transcript.iterdir() if entry.name.isdecimal()]
+        return transcript / f"{max(numbers):03d}" if numbers else None
+    return None
+
+
 def rendered(turns: Iterable[Turn]) -> str:
     """For people: who said what, which tools were used."""
     parts = []
