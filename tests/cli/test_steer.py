@@ -159,6 +159,9 @@ def test_a_bad_file_in_the_queue_stops_nothing(person: Person) -> None:
     assert "RATE = 0.06" in listed
     assert "removed 2: 1-bad.json, which could not be used" in person.types("propose", "--remove", "2").out
     assert waiting(person) == ["RATE = 0.06 (was 0.08)"]
+    fields = {"status": "ok", "description": "to \x1b[2Jnothing", "change_plan": "c", "commit_description": "m"}
+    (queue / "1-odd.json").write_text(json.dumps(fields))
+    assert "\x1b" not in person.types("propose", "--list").out, "a terminal is told nothing by what waits"
 
 
 def test_an_editable_file_may_be_named_with_a_dot(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""propose."""
+"""propose: what a person wants tried."""
 
 from __future__ import annotations
 
@@ -54,31 +54,36 @@ def propose(
 
 
 def _show_placed(placed: Placed, as_json: bool) -> None:
+    from autoexp.cli.render import clean, say
+
     if as_json:
         print(placed.model_dump_json(indent=2))
         return
-    print(f"queued for {placed.run_id}: {placed.proposal.description}")
-    print(f"  place {placed.place} of {placed.waiting}; it is used {placed.when}")
+    say(f"queued for {placed.run_id}: {clean(placed.proposal.description)}")
+    say(f"  place {placed.place} of {placed.waiting}; it is used {placed.when}")
     if placed.not_included:
-        print(f"  not included, for not editable: {', '.join(placed.not_included)}")
+        say(f"  not included, for not editable: {clean(', '.join(placed.not_included))}")
     if placed.hint:
-        print(f"  next: {placed.hint}")
+        say(f"  next: {placed.hint}")
 
 
 def _show_waiting(queue: list[Waiting], as_json: bool) -> None:
+    from autoexp.cli.render import clean, say, show_json
+
     if as_json:
-        from pydantic import TypeAdapter
-
-        from autoexp.session.steering import Waiting
-
-        print(TypeAdapter(list[Waiting]).dump_json(queue, indent=2).decode())
+        show_json([item.model_dump(mode="json") for item in queue])
         return
     for item in queue:
         said = item.description or f"cannot be used: {item.problem}"
-        print(f"{item.number or '-':>3}  {item.source:13}  {said}")
+        say(f"{item.number or '-':>3}  {item.source:13}  {clean(said)}")
     if not queue:
-        print("nothing is queued")
+        say("nothing is queued")
 
 
 def _show_removed(removed: Waiting, as_json: bool) -> None:
-    print(removed.model_dump_json(indent=2) if as_json else f"removed {removed.number}: {removed.description}")
+    from autoexp.cli.render import clean, say
+
+    if as_json:
+        print(removed.model_dump_json(indent=2))
+    else:
+        say(f"removed {removed.number}: {clean(removed.description)}")
