@@ -110,7 +110,7 @@ def test_a_rate_limit_is_told_as_one(agent: Agent, server: ModelServer, tree: Pa
 
 
 def test_an_overloaded_server_is_told_as_one(agent: Agent, server: ModelServer, tree: Path, tmp_path: Path) -> None:
-    server.script = lambda turn: Refuse(529, "overloaded")
+    server.script = lambda turn: Refuse(529, "overloaded", retry_after=0.2)
     answer = agent.ask(question(tree, tmp_path))
     assert answer.problem and answer.busy, answer
 
