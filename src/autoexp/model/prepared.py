@@ -6,6 +6,8 @@
     token_bytes.npy    int32 (vocab_size,)
     train.rows         uint16 (rows, seq_len + 1), raw little-endian
     val.rows           likewise
+    test.rows          likewise; what no decision ever sees. Folders of older releases have none, nor has one whose
+                       text was too little
     encoded-<hash8>/   only while it is prepared: see encoding.py
 
 meta.json: version, request (hash of what was asked for), made_from (the same in words, with the names and sizes of the
@@ -31,7 +33,8 @@ from autoexp.model.errors import BadInput, Missing
 
 FORMAT = 2  # 2: what meta.json says of its making; empty documents and short validation texts as the reference
 META, TOKENIZER, TOKEN_BYTES = "meta.json", "tokenizer.json", "token_bytes.npy"
-ROWS = {"train": "train.rows", "val": "val.rows"}
+ROWS = {"train": "train.rows", "val": "val.rows", "test": "test.rows"}
+ALWAYS = ("train", "val")  # the splits that every folder has
 
 Rows = npt.NDArray[np.uint16]
 
@@ -71,13 +74,24 @@ class Prepared:
 
     @property
     def eval_rows(self) -> int:
-        """How many rows of the validation split are evaluated."""
+        """How many rows of the validation split are evaluated; of the test split as many, if it has them."""
         return int(self.meta["eval_rows"])
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a split that no decision sees."""
+        return "test" in self.meta
+
     def rows(self, split: str) -> Rows:
-        """The rows of `train` or `val`, memory-mapped, shape (rows, seq_len + 1)."""
-        count = int(self.meta[split]["rows"])
-        return np.memmap(self.folder / ROWS[split], dtype="<u2", mode="r", shape=(count, self.seq_len + 1))
+        """The rows of `train`, `val` or `test`, memory-mapped, shape (rows, seq_len + 1).
+
+        Raises Missing for the test split where there is none.
+        """
+        if split not in self.meta:
+            raise Missing(
+                f"{self.folder} has no {split} split", "prepare the data again: python -m autoexp.model.prepare"
+            )
+        return rows_of(self.folder / ROWS[split], int(self.meta[split]["rows"]), self.seq_len)
 
     def token_bytes(self) -> npt.NDArray[np.int32]:
         """Bytes of text that each token stands for, shape (vocab_size,)."""
@@ -91,6 +105,8 @@ def read_prepared(folder: Path) -> Prepared | None:
         if meta["version"] != FORMAT:
             return None
         for split, name in ROWS.items():
+            if split not in ALWAYS and split not in meta:
+                continue
             if (folder / name).stat().st_size != meta[split]["rows"] * (meta["seq_len"] + 1) * 2:
                 return None
         if not ((folder / TOKEN_BYTES).is_file() and (folder / TOKENIZER).is_file()):
@@ -119,6 +135,16 @@ def find_prepared(profile: str, environ: Mapping[str, str] = os.environ) -> Prep
     if not found:
         raise Missing(f"no data is prepared for the profile {profile} in {cache_folder(environ)}", command)
     return max(found, key=lambda item: item[:2])[2]
+
+
+def rows_of(path: Path, count: int, seq_len: int) -> Rows:
+    """A file of `count` rows, memory-mapped."""
+    return np.memmap(path, dtype="<u2", mode="r", shape=(count, seq_len + 1))
+
+
+def evaluated_rows(there: int, wanted: int) -> npt.NDArray[np.int64]:
+    """Which rows of a split of `there` rows are evaluated: `wanted` of them, from the first to the last."""
+    return np.linspace(0, there - 1, wanted).round().astype(np.int64)
 
 
 def check_vocabulary(size: int) -> None:

@@ -7,8 +7,8 @@
             step.done(loss, lr_multiplier)
         trial.finish(model, losses)
 
-Environment: AUTOEXP_REPORT, AUTOEXP_SEED, AUTOEXP_BUDGET_SECONDS, AUTOEXP_DATA, AUTOEXP_CHECKPOINT, AUTOEXP_PROFILE,
-and those of devices.py, attention, memory.py and distributed.py.
+Environment: AUTOEXP_REPORT, AUTOEXP_SEED, AUTOEXP_BUDGET_SECONDS, AUTOEXP_DATA, AUTOEXP_CHECKPOINT, AUTOEXP_EVALUATE,
+AUTOEXP_PROFILE, and those of devices.py, attention, memory.py and distributed.py.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Trial:
             if self.checkpoint is not None and not self.checkpoint.is_file():
                 raise BadInput(f"AUTOEXP_CHECKPOINT={self.checkpoint} is not there", "unset it to train")
             self.data = find_prepared(self.profile.name, environ)
+            # Asked for in checks of a finished night only: a split that decisions see is no test.
+            self.tests = "test" in environ.get("AUTOEXP_EVALUATE", "").split(",") and self.data.has_test
             self.world = join({**environ, "AUTOEXP_REPORT": str(self.path)}, self.path.parent, self._lost)
             # The cpu profile stays on the CPU even beside a GPU: its budget is too short to compile anything.
             wanted = environ.get("AUTOEXP_DEVICE") or ("cpu" if self.profile.device == "cpu" else "best")
@@ -343,7 +345,10 @@ class Trial:
         model.eval()
         self.world.broadcast_parameters(model)  # what is judged is what is saved, whatever train.py did
         if not self.world.leads:
-            return evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world)
+            val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world)
+            if self.tests:
+                evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world, split="test")
+            return val_bpb
         report = {"status": "evaluating", "phase": "evaluate", **self._facts(model)}
         report["checkpoint"] = str(self.checkpoint or self.path.with_name("checkpoint.pt"))
         began = seconds_since_process_start()
@@ -351,6 +356,11 @@ class Trial:
             saving = pool.submit(self._save, model, report)
             self._evaluated(0.0)
             val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated, self.world)
+            metrics = {"val_bpb": val_bpb}
+            if self.tests:
+                metrics["test_bpb"] = evaluate(
+                    losses, self.data, self.device, self.rows_per_part, world=self.world, split="test"
+                )
             check_causal(losses, self.data, self.device, self.rows_per_part if self.device.compiles else 1)
             with eager() if self.device.compiles else nullcontext():  # shapes that come once
                 check_probabilities(model, self.data, self.device)
@@ -360,7 +370,7 @@ class Trial:
         report |= {
             "status": "ok",
             "phase": "done",
-            "metrics": {"val_bpb": val_bpb},
+            "metrics": metrics,
             "val_bpb": val_bpb,
             "eval_seconds": ended - began,
             "total_seconds": ended,
