@@ -281,6 +281,10 @@ class Plan(Record):
     """Whether agents (large language models) may be asked at all; `--no-stochastic` says no."""
     auto_prepare: bool = True
     budget: Budget = Budget()
+    audit_seeds: int = 0
+    """Seeds of the audit at the end of the run; 0: there is none by itself."""
+    audit_share: float = 0.2
+    """Of the time that the run has worked, at most so much is for that audit."""
 
     @property
     def proposers(self) -> dict[str, float]:

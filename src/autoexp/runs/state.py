@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from autoexp.errors import JournalError
+from autoexp.runs import checks
 from autoexp.runs import events as ev
+from autoexp.runs.checks import Check
 from autoexp.runs.records import (
     AgentRecord,
     Best,
@@ -114,6 +116,18 @@ class RunState(Record):
     """Requests already taken in (the last hundred)."""
     notes: tuple[ev.Noted, ...] = ()
     """The last few."""
+
+    checks: tuple[Check, ...] = ()
+    """What was trained again to see whether it holds: audits, reproductions, ablations, the oldest first."""
+    checking: bool = False
+    """A person asked for a check: nothing else is done until they resume the run."""
+    simplified: tuple[ev.BestSimplified, ...] = ()
+    """Each time that a simpler best was taken."""
+
+    @property
+    def check(self) -> Check | None:
+        """The check that is under way."""
+        return next((check for check in self.checks if check.under_way), None)
 
     @property
     def completed(self) -> int:
@@ -238,7 +252,13 @@ def _plan_made(state: RunState, event: ev.PlanMade) -> Changes:
     again = "baseline" in event.plan.stages and state.next_number == 1 and not state.trials and not state.open
     closed = state.baseline_closed and not again
     requests = _taken(state, event.request)
-    return {"plan": event.plan, "stopping": False, "requests": requests, "baseline_closed": closed}
+    return {
+        "plan": event.plan,
+        "stopping": False,
+        "requests": requests,
+        "baseline_closed": closed,
+        "checking": False,
+    }
 
 
 def _stop_requested(state: RunState, event: ev.StopRequested) -> Changes:
@@ -472,6 +492,48 @@ def _lesson_learned(state: RunState, event: ev.LessonLearned) -> Changes:
     return {"lessons": (*state.lessons, new)[-LESSONS:]}
 
 
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _check_opened(state: RunState, event: ev.CheckOpened) -> Changes:
+    changes: Changes = {"requests": _taken(state, event.request)}
+    if not event.auto:
+        changes |= {"checking": True, "stopping": False}
+    if any(check.key == event.key for check in state.checks):
+        return changes
+    before = tuple(c.model_copy(update={"superseded": True}) if c.under_way else c for c in state.checks)
+    return {**changes, "checks": (*before, checks.opened(event, len(before) + 1))}
+
+
+def _with_check(state: RunState, key: str, change: Callable[[Check], Check]) -> Changes:
+    if all(check.key != key for check in state.checks):
+        raise JournalError(f"there is no check {key} in run {state.run_id}", "autoexp log")
+    return {"checks": tuple(change(check) if check.key == key else check for check in state.checks)}
+
+
+def _check_grown(state: RunState, event: ev.CheckGrown) -> Changes:
+    return _with_check(state, event.key, lambda check: checks.grown(check, event))
+
+
+def _check_started(state: RunState, event: ev.CheckStarted) -> Changes:
+    return _with_check(state, event.key, lambda check: checks.started(check, event))
+
+
+def _check_ended(state: RunState, event: ev.CheckEnded) -> Changes:
+    return _with_check(state, event.key, lambda check: checks.ended(check, event))
+
+
+def _check_closed(state: RunState, event: ev.CheckClosed) -> Changes:
+    return _with_check(state, event.key, lambda check: check.model_copy(update={"verdict": event.verdict}))
+
+
+def _best_simplified(state: RunState, event: ev.BestSimplified) -> Changes:
+    if state.best is None:
+        raise JournalError(f"there is no best to simplify in run {state.run_id}", "autoexp log")
+    best = state.best.model_copy(update={"commit": event.commit, "metric": event.metric})
+    return {"best": best, "simplified": (*state.simplified, event)}
+
+
 _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.RunCreated: _run_created,
     ev.PlanMade: _plan_made,
@@ -499,4 +561,10 @@ _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.IdeaTried: _idea_tried,
     ev.IdeaDropped: _idea_dropped,
     ev.LessonLearned: _lesson_learned,
+    ev.CheckOpened: _check_opened,
+    ev.CheckGrown: _check_grown,
+    ev.CheckStarted: _check_started,
+    ev.CheckEnded: _check_ended,
+    ev.CheckClosed: _check_closed,
+    ev.BestSimplified: _best_simplified,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
+from autoexp.runs.events import CheckEnded
 from autoexp.runs.records import Decision, Trial
 from autoexp.runs.state import RunState
 from autoexp.session.snapshot import LEFT_OUT
@@ -102,6 +103,15 @@ def drop_checkpoints(paths: RunPaths, before: RunState, state: RunState) -> None
     decided = {state.trials[-1].iteration} if state.trials else set()
     for number in (best | decided) - ({state.best.iteration} if state.best is not None else set()):
         for checkpoint in paths.iteration(number).glob(f"attempt-*/{CHECKPOINT_FILE}"):
+            checkpoint.unlink(missing_ok=True)
+
+
+def drop_checkpoints_of(paths: RunPaths, state: RunState, event: CheckEnded) -> None:
+    """Remove the checkpoints of a check's training that counts as it is: all that they are for is known."""
+    check = next(check for check in state.checks if check.key == event.key)
+    if event.action == "proceed":
+        folder = paths.check(check.key) / check.trainings[event.place].folder_name
+        for checkpoint in folder.glob(f"attempt-*/{CHECKPOINT_FILE}"):
             checkpoint.unlink(missing_ok=True)
 
 

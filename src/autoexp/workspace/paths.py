@@ -180,6 +180,25 @@ class RunPaths:
     def worktree(self, slot: int) -> Path:
         return self.folder / "worktrees" / str(slot)
 
+    def check(self, key: str) -> Path:
+        """The trainings of a check."""
+        return self.folder / "checks" / key
+
+
+@dataclass(frozen=True)
+class CheckPaths(RunPaths):
+    """The files of a run as a training of a check has them: an attempt is in a folder of the check's."""
+
+    key: str
+    name: str
+    """Of the training: program and seed."""
+
+    def iteration(self, number: int) -> Path:
+        return self.check(self.key) / self.name
+
+    def worktree(self, slot: int) -> Path:
+        return self.folder / "worktrees" / f"check-{slot}"
+
 
 def find_workspace(start: Path | None = None) -> Workspace:
     """The git checkout that holds `start` (by default the current directory).

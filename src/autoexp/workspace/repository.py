@@ -197,6 +197,35 @@ class Repository:
             place += size + 1
         return found
 
+    def read(self, commit: str, path: str) -> bytes | None:
+        """A file's bytes at a commit; None when it is not there."""
+        try:
+            return self._raw("cat-file", "blob", f"{commit}:{path}")
+        except RepositoryError:
+            return None
+
+    def tree_with(self, commit: str, files: Mapping[str, bytes | None]) -> str:
+        """The tree of `commit` with other contents of these files; None removes one. No worktree is touched."""
+        with tempfile.TemporaryDirectory(prefix="autoexp-index-") as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            self.run("read-tree", commit, env=env)
+            modes = {path: entry for path, entry in self._modes(commit, list(files)).items()}
+            for path, data in files.items():
+                if data is None:
+                    self.run("update-index", "--force-remove", "--", path, env=env)
+                    continue
+                file = Path(folder) / "blob"
+                file.write_bytes(data)
+                blob = self.run("hash-object", "-w", "--no-filters", "--", str(file))
+                entry = f"{modes.get(path, REGULAR[0])},{blob},{path}"
+                self.run("update-index", "--add", "--cacheinfo", entry, env=env)
+            return self.run("write-tree", env=env)
+
+    def _modes(self, commit: str, paths: Sequence[str]) -> dict[str, str]:
+        listed = self.run("ls-tree", "-r", "-z", commit).split("\0")
+        entries = (line.split("\t", 1) for line in listed if line)
+        return {path: entry.split()[0] for entry, path in entries if path in paths}
+
     def run_ids(self) -> set[str]:
         """The runs that have refs here. All worktrees of the user's share one repository, and so these."""
         named = self.run("for-each-ref", "--format=%(refname)", "refs/autoexp/").split("\n")

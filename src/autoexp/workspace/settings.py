@@ -102,6 +102,17 @@ class Run(Section):
     seed: int = 0
 
 
+class Audit(Section):
+    """Training the baseline and the best again with fresh seeds, to see whether what the run claims holds."""
+
+    seeds: PositiveInt = 3
+    """Trainings of each of the two. The rank test of 3 against 3 can give p = 0.05 at best, of 4 against 4 0.014."""
+    auto: bool = True
+    """Whether a run does it by itself at its end, when it has kept something and it fits `share` and max_hours."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Of the time that the run has worked: an audit that would take more is left to `autoexp audit`."""
+
+
 class Agent(Section):
     """The program that is asked to propose, apply and triage where words must become code."""
 
@@ -137,6 +148,7 @@ class Settings(Section):
     run: Run = Run()
     agent: Agent = Agent()
     budget: Budget = Budget()
+    audit: Audit = Audit()
     proposers: dict[str, dict[str, Any]] = Field(default={})
     """Options of single proposers: [proposers.search]."""
     agents: dict[str, dict[str, Any]] = Field(default={})
