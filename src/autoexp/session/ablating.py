@@ -12,7 +12,7 @@ from autoexp.runs.comparing import compared
 from autoexp.runs.records import Best, Trial
 from autoexp.runs.state import RunState
 from autoexp.session.reverted import kept_changes, removals
-from autoexp.session.verdicts import limits, test_comparisons, with_ends
+from autoexp.session.verdicts import failed, limits, test_comparisons, with_ends
 from autoexp.spec.context import Context
 from autoexp.workspace.repository import refs
 
@@ -123,11 +123,7 @@ def _verdict(
     problem: str,
 ) -> Verdict:
     if not shares or total is None:
-        return Verdict(
-            finding="failed",
-            words=f"too few trainings came to a number: {limits(check)[-1]}",
-            notes=tuple(limits(check)),
-        )
+        return failed(check)
     words = [f"the best is better than the baseline by {with_ends(total)}"]
     for one in sorted(shares, key=lambda each: -each.gain):
         numbers = ", ".join(map(str, _removed(check, one.against)))

@@ -18,7 +18,6 @@ from autoexp.session.snapshot import load
 from autoexp.session.verdicts import noise
 from autoexp.workspace.paths import RunPaths, Workspace
 from autoexp.workspace.repository import Repository
-from autoexp.workspace.settings import Settings
 from autoexp.workspace.settings import load as load_settings
 
 MANY_SEEDS = 100
@@ -154,7 +153,3 @@ def _same(check: Any, opened: ev.CheckOpened, seeds: int | None) -> bool:
     if opened.kind == "ablate":  # its programs were committed anew, under another key
         return check.kind == "ablate" and commits.get("best") == wanted["best"]
     return check.kind == opened.kind and commits == wanted and seeds in (None, len(check.seeds))
-
-
-def settings_of(workspace: Workspace) -> Settings:
-    return load_settings(workspace)

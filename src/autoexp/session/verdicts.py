@@ -17,7 +17,7 @@ def audited(state: RunState, check: Check) -> Verdict:
     notes = limits(check)
     own = compared("best", check.values("best"), "baseline", check.values("baseline"), state.metric)
     if own is None:
-        return Verdict(finding="failed", words=f"too few trainings came to a number: {notes[-1]}", notes=tuple(notes))
+        return failed(check)
     tests = test_comparisons(state, check)
     claimed = _claimed(state, check)
     held = _holds(own) and all(map(_holds, tests))
@@ -31,8 +31,16 @@ def audited(state: RunState, check: Check) -> Verdict:
         words += f"; {test.metric} {_better(test)}"
     if not tests:
         notes.append(no_test(state))
-    words += f"; rank test p = {own.p:.2g} (the least that {len(own.values)} v {len(own.others)} can give: {own.least_p:.2g})"
+    sizes = f"{len(own.values)} v {len(own.others)}"
+    words += f"; rank test p = {own.p:.2g} (the least that {sizes} can give: {own.least_p:.2g})"
     return Verdict(finding=finding, words=words, comparisons=(own, *tests), claimed=claimed, notes=tuple(notes))
+
+
+def failed(check: Check) -> Verdict:
+    """Too few trainings came to a number."""
+    notes = limits(check)
+    said = f": {notes[-1]}" if notes else ""
+    return Verdict(finding="failed", words=f"too few trainings came to a number{said}", notes=tuple(notes))
 
 
 def reproduced(state: RunState, check: Check) -> Verdict:
@@ -40,7 +48,7 @@ def reproduced(state: RunState, check: Check) -> Verdict:
     program, notes = check.programs[0], limits(check)
     values, recorded = check.values(program.name), program.recorded
     if not values or recorded is None:
-        return Verdict(finding="failed", words=f"it does not train any more: {notes[-1]}", notes=tuple(notes))
+        return failed(check)
     name, first = state.metric.name, check.trainings[0].outcome
     same_seed = first.metric if first is not None else None
     if same_seed == recorded:
@@ -49,7 +57,7 @@ def reproduced(state: RunState, check: Check) -> Verdict:
     mean = fmean(values)
     words = f"{name} {mean:.6f}" + (f", the mean of {len(values)} trainings," if len(values) > 1 else "")
     words += f" for the {recorded:.6f} that was recorded ({mean - recorded:+.6f})"
-    spread = noise(state, check)
+    spread = noise(state)
     if spread is None:
         notes.append("the noise of this run is unknown: more seeds measure it")
         return Verdict(finding="unclear", words=words, claimed=recorded, notes=tuple(notes))
@@ -64,7 +72,7 @@ def reproduced(state: RunState, check: Check) -> Verdict:
     return Verdict(finding=finding, words=words, claimed=recorded, notes=tuple(notes))
 
 
-def noise(state: RunState, check: Check | None = None) -> tuple[float, int] | None:
+def noise(state: RunState) -> tuple[float, int] | None:
     """(standard deviation, degrees of freedom) of trainings of one program; None when none was trained twice."""
     samples: dict[str, list[float]] = {}
     for measurement in getattr(state, "measurements", ()):
@@ -78,8 +86,7 @@ def noise(state: RunState, check: Check | None = None) -> tuple[float, int] | No
         for program in other.programs:
             # within a check the seeds differ; a training with the recorded seed is one of them
             samples[f"{other.key}/{program.name}"] = other.values(program.name)
-    found = pooled([sample for sample in samples.values() if len(set(sample)) > 1])
-    return found if found is not None and found[0] > 0 else None
+    return pooled(list(samples.values()))
 
 
 def test_comparisons(state: RunState, check: Check) -> list[Comparison]:
@@ -101,9 +108,9 @@ def limits(check: Check) -> list[str]:
     """What limits a check: failed trainings, seeds that change nothing, seeds that nobody confirms."""
     found = list(check.notes)
     values = [check.values(program.name) for program in check.programs]
-    if len(check.seeds) > 1 and any(len(each) > 1 for each in values):
-        if all(len(set(each)) <= 1 for each in values):
-            found.append("seeds change nothing: the trainer does not use AUTOEXP_SEED, or has no chance in it")
+    several = len(check.seeds) > 1 and any(len(each) > 1 for each in values)
+    if several and all(len(set(each)) <= 1 for each in values):
+        found.append("seeds change nothing: the trainer does not use AUTOEXP_SEED, or has no chance in it")
     outcomes = [(t.seed, t.outcome) for t in check.trainings if t.outcome is not None]
     said = {(seed, outcome.metrics.get("seed")) for seed, outcome in outcomes if outcome.metric is not None}
     if any(own is not None and own != seed for seed, own in said):

@@ -209,7 +209,7 @@ class Repository:
         with tempfile.TemporaryDirectory(prefix="autoexp-index-") as folder:
             env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
             self.run("read-tree", commit, env=env)
-            modes = {path: entry for path, entry in self._modes(commit, list(files)).items()}
+            modes = self._modes(commit, list(files))
             for path, data in files.items():
                 if data is None:
                     self.run("update-index", "--force-remove", "--", path, env=env)
