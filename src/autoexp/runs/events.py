@@ -56,6 +56,8 @@ class SessionOpened(_Event):
     plugins: dict[str, str] = {}
     judged: dict[str, Any] = {}
     """The settings that trials must share for their numbers to compare."""
+    journal_sha256: str = ""
+    """Of all lines before this one, as they were then: `autoexp verify` sees whether one was changed since."""
 
 
 class SessionClosed(_Event):
@@ -66,6 +68,8 @@ class SessionClosed(_Event):
     detail: str = ""
     hint: str = ""
     exit_code: int = 0
+    journal_sha256: str = ""
+    """Of all lines before this one."""
 
 
 class SetupDone(_Event):

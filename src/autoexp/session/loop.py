@@ -137,7 +137,11 @@ class Session:
         self.trackers = {name: pick(trackers, name, "tracker") for name in options.run.trackers}
         before = self.state.session
         opened = ev.SessionOpened(
-            pid=os.getpid(), host=socket.gethostname(), plugins=versions(self.plugins), judged=judged
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            plugins=versions(self.plugins),
+            judged=judged,
+            journal_sha256=self.journal.sha256,
         )
         self.append(opened)
         for name, value in judged.items():
@@ -383,7 +387,15 @@ class Session:
 
     def _close(self, reason: str, detail: str = "", hint: str = "", exit_code: int = 0) -> None:
         with suppress(AutoexpError):  # a full disk: the journal then ends without a farewell, and status says so
-            self.append(ev.SessionClosed(reason=reason, detail=detail[:2000], hint=hint, exit_code=exit_code))
+            self.append(
+                ev.SessionClosed(
+                    reason=reason,
+                    detail=detail[:2000],
+                    hint=hint,
+                    exit_code=exit_code,
+                    journal_sha256=self.journal.sha256,
+                )
+            )
 
     def log(self, text: str, level: str = "INFO") -> None:
         """A line in runner.log and for `say`. Neither can stop a run: the journal is the truth."""

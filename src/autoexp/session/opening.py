@@ -23,11 +23,14 @@ from autoexp.workspace.settings import load as load_settings
 MANY_SEEDS = 100
 
 
-def ask_audit(workspace: Workspace, paths: RunPaths, seeds: int | None) -> None:
-    """Have the run's next session audit it. Raises RunError when it is live, or there is nothing to audit."""
+def ask_audit(workspace: Workspace, paths: RunPaths, seeds: int | None) -> str:
+    """Have the run's next session audit it; returns the check's key.
+
+    Raises RunError when it is live, or there is nothing to audit.
+    """
     state = _idle(paths)
     count = _counted(seeds, load_settings(workspace).audit.seeds)
-    _ask(paths, state, audit_of(state, fresh_seeds(state, count)), seeds)
+    return _ask(paths, state, audit_of(state, fresh_seeds(state, count)), seeds)
 
 
 def ask_reproduction(workspace: Workspace, paths: RunPaths, number: int, seeds: int | None) -> str:
@@ -52,7 +55,7 @@ def ask_reproduction(workspace: Workspace, paths: RunPaths, number: int, seeds: 
     return _ask(paths, state, opened, seeds)
 
 
-def ask_ablation(workspace: Workspace, paths: RunPaths, seeds: int | None, keep: bool) -> None:
+def ask_ablation(workspace: Workspace, paths: RunPaths, seeds: int | None, keep: bool) -> str:
     """Have its next session find out which changes carry the gain. Raises RunError as `ask_audit`."""
     state, settings = _idle(paths), load_settings(workspace)
     _claimed(state)
@@ -74,7 +77,7 @@ def ask_ablation(workspace: Workspace, paths: RunPaths, seeds: int | None, keep:
         keep=keep,
         notes=tuple(notes),
     )
-    _ask(paths, state, opened, seeds)
+    return _ask(paths, state, opened, seeds)
 
 
 def audit_of(state: RunState, seeds: tuple[int, ...], auto: bool = False) -> ev.CheckOpened:

@@ -13,6 +13,7 @@ from autoexp.runs.events import CheckEnded
 from autoexp.runs.records import Decision, Trial
 from autoexp.runs.state import RunState
 from autoexp.session.snapshot import LEFT_OUT
+from autoexp.session.standing import in_words, standing
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.paths import CHECKPOINT_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository, refs
@@ -52,6 +53,8 @@ def summary(state: RunState) -> dict[str, Any]:
         "best_trial": _brief(best) if best else None,
         "last_trials": [_brief(trial) for trial in state.trials[-3:]],
         "typical_seconds": round(median(seconds), 1) if seconds else None,
+        "standing": standing(state),
+        "standing_words": in_words(state),
     }
 
 

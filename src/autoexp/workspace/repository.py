@@ -183,19 +183,29 @@ class Repository:
 
     def texts(self, blobs: Sequence[str]) -> list[str]:
         """The texts of blobs, as `show` gives them, by one process for all; '' for one that is not there."""
-        raw = self._raw("cat-file", "--batch", feed="".join(f"{blob}\n" for blob in blobs).encode()) if blobs else b""
-        found, place = [], 0
-        for _ in blobs:
+        read = self.objects(blobs)
+        return [read[blob][1].removesuffix(b"\n").decode(errors="surrogateescape") for blob in blobs]
+
+    def objects(self, names: Sequence[str]) -> dict[str, tuple[str, bytes]]:
+        """(kind, bytes) of objects, by one process for all; ("missing", b"") of one that is not there."""
+        raw = self._raw("cat-file", "--batch", feed="".join(f"{name}\n" for name in names).encode()) if names else b""
+        found, place = {}, 0
+        for name in names:
             end = raw.index(b"\n", place)
             words = raw[place:end].split()
             place = end + 1
             if words[-1] == b"missing":  # a submodule's commit
-                found.append("")
+                found[name] = "missing", b""
                 continue
             size = int(words[2])
-            found.append(raw[place : place + size].removesuffix(b"\n").decode(errors="surrogateescape"))
+            found[name] = words[1].decode(), raw[place : place + size]
             place += size + 1
         return found
+
+    def held(self, prefix: str) -> dict[str, str]:
+        """The refs below `prefix`, each with what it points at."""
+        lines = self.run("for-each-ref", "--format=%(refname) %(objectname)", f"{prefix}/").splitlines()
+        return dict(line.split(" ", 1) for line in lines)
 
     def read(self, commit: str, path: str) -> bytes | None:
         """A file's bytes at a commit; None when it is not there."""
