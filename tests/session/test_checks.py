@@ -195,3 +195,25 @@ def test_nothing_is_audited_where_nothing_was_kept(noisy: Lab) -> None:
     assert "claims nothing" in noisy.command("audit", code=1)
     assert "claims nothing" in noisy.command("ablate", code=1)
     assert "no decided trial 7" in noisy.command("reproduce", "7", code=1)
+
+
+def test_a_run_audits_itself_at_its_end_unless_it_is_told_not_to(noisy: Lab) -> None:
+    noisy.environ |= {"AUTOEXP_AUDIT__AUTO": "true", "AUTOEXP_AUDIT__SEEDS": "2", "AUTOEXP_AUDIT__SHARE": "100"}
+    noisy.start(1)
+    (check,) = noisy.state.checks
+    assert check.auto and check.verdict is not None and check.verdict.finding == "confirmed"
+    status = noisy.status()
+    assert (status["standing"], status["stop_reason"], status["phase"]) == ("audited", "done", "done")
+    noisy.resume()  # it is not audited twice
+    assert len(noisy.state.checks) == 1
+    noisy.resume("--loops", "2")  # another best: what was audited is not what is claimed now
+    best = noisy.state.best
+    assert best is not None
+    assert len(noisy.state.checks) == (2 if best.iteration > 1 else 1)
+
+
+def test_too_short_a_run_is_not_audited_by_itself_and_says_so(noisy: Lab) -> None:
+    noisy.environ |= {"AUTOEXP_AUDIT__AUTO": "true", "AUTOEXP_AUDIT__SHARE": "0.000001"}
+    noisy.start(1)
+    assert not noisy.state.checks
+    assert "too large a part of so short a run" in noisy.command("status")

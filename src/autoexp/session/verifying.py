@@ -18,6 +18,7 @@ from autoexp.runs.journal import check as check_first_line
 from autoexp.runs.journal import decode
 from autoexp.runs.state import RunState, begin, reduce
 from autoexp.session.background import live
+from autoexp.session.snapshot import uncollected
 from autoexp.session.verifying_files import data_of, trainings, views_of
 from autoexp.session.verifying_git import commits
 from autoexp.workspace.paths import RunPaths, Workspace
@@ -67,9 +68,9 @@ def verified(workspace: Workspace, paths: RunPaths) -> Verified:
     found: list[Part] = []
     history = History()
     try:
-        for name, look in _parts(workspace, paths, history):
-            for result, words in look():
-                found.append(Part(name=name, result=result, words=words))
+        with uncollected():
+            for name, look in _parts(workspace, paths, history):
+                found += [Part(name=name, result=result, words=words) for result, words in look()]
     except AutoexpError as error:
         name = str(getattr(error, "part", "")) or "journal"
         found.append(Part(name=name, result="fails", words=str(error)))

@@ -109,7 +109,7 @@ class Audit(Section):
     """Trainings of each of the two. The rank test of 3 against 3 can give p = 0.05 at best, of 4 against 4 0.014."""
     auto: bool = True
     """Whether a run does it by itself at its end, when it has kept something and it fits `share` and max_hours."""
-    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    share: PositiveFloat = 0.2
     """Of the time that the run has worked: an audit that would take more is left to `autoexp audit`."""
 
 
