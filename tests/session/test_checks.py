@@ -67,6 +67,7 @@ def test_an_audit_trains_both_with_seeds_that_no_decision_used(noisy: Lab) -> No
     assert noisy.status()["standing"] == "audited"
     assert "audited, confirmed" in noisy.command("status")
     assert "audited, confirmed" in noisy.command("log")
+    assert "audited, confirmed" in git(noisy.root, "config", "branch.lab/branch.description")
     # decisions never saw the test split: no iteration was asked for it
     iterations = [event for event in noisy.events(ev.TrainingEnded) if event.outcome.metrics.get("test_bpb")]
     assert not iterations
@@ -100,6 +101,30 @@ def test_killed_in_the_middle_of_an_audit_it_goes_on_and_trains_nothing_twice(no
     assert len(ended) == 6
     assert len(noisy.trainings()) - done == (6 if victim == "session" else 7)  # what was killed is done again
     assert noisy.command("verify")
+
+
+@pytest.mark.parametrize("how", ["now", "interrupt"])
+def test_an_audit_that_is_stopped_goes_on_when_it_is_asked_for_again(noisy: Lab, how: str) -> None:
+    noisy.start(1)
+    done = len(noisy.trainings())
+    noisy.hold()
+    process = noisy.popen("audit", "--no-background-train")
+    until(lambda: len(noisy.trainings()) > done, "a training of the audit")
+    if how == "now":
+        noisy.command("stop", "--now")
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert noisy.status()["stop_reason"] == "stopped"
+    else:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+    assert "0 of 6 trainings; autoexp audit goes on" in noisy.status()["waiting_on"]
+    noisy.release()
+    found = shown(noisy, "audit")
+    assert (found["key"], found["finding"]) == ("audit-1", "confirmed")
+    assert len(noisy.trainings()) - done == (7 if how == "now" else 6)
+    assert noisy.events(ev.CheckEnded)[0].action == ("rerun" if how == "now" else "proceed")
 
 
 def _words(process: psutil.Process) -> list[str]:

@@ -263,7 +263,7 @@ class Session:
         if isinstance(event, ev.CheckEnded) and not self.settings.train.keep_checkpoints:
             views.drop_checkpoints_of(self.paths, self.state, event)
         kept = isinstance(event, ev.Decided) and event.decision == "keep"
-        if kept or isinstance(event, ev.SetupDone | ev.BestSimplified):
+        if kept or isinstance(event, ev.SetupDone | ev.BestSimplified | ev.CheckClosed):
             self._move_branch()
         for name, tracker in self.trackers.items():
             try:

@@ -82,7 +82,7 @@ def in_words(state: RunState) -> str:
     if state.check is not None and state.check.kind == "audit":
         return f"claimed; {state.check.key} is under way: {progress(state.check)}"
     why = ""
-    if state.plan.audit_seeds and not affordable(state, state.plan):
+    if state.closed is not None and state.plan.audit_seeds and not affordable(state, state.plan):
         why = ": an audit would take too large a part of so short a run to be made by itself"
     return f"claimed, not audited{why}"
 

@@ -118,9 +118,20 @@ def drop_checkpoints_of(paths: RunPaths, state: RunState, event: CheckEnded) -> 
             checkpoint.unlink(missing_ok=True)
 
 
+def headline(state: RunState) -> str:
+    """The number and what it is worth, in a line: 'val_bpb 1.12 to 1.03, claimed, not audited'."""
+    number = f"{state.metric.name} {state.best.metric:.6f}" if state.best is not None else "no result yet"
+    first = state.trials[0] if state.trials and state.trials[0].iteration == 0 else None
+    if first is not None and first.metric is not None and state.best is not None and state.best.iteration:
+        number = f"{state.metric.name} {first.metric:.6f} to {state.best.metric:.6f}"
+    return ", ".join(filter(None, (number, in_words(state))))
+
+
 def move_branch(repository: Repository, state: RunState) -> str:
     """Point the best ref and the run branch at the best. Returns why the branch could not be moved, or ''."""
     best = f"{refs(state.run_id)}/best"
     repository.hold(best, state.tip)
     why = repository.advance(state.branch, state.tip, f"{refs(state.run_id)}/branch")
+    if not why:
+        repository.describe(state.branch, f"autoexp run {state.run_id}: {headline(state)}", "autoexp run ")
     return f"{why}: it stays where it is; the best is {best} (git merge --ff-only {best})" if why else ""

@@ -478,6 +478,15 @@ class Repository:
             self.hold(mark, new)
         return ""
 
+    def describe(self, branch: str, text: str, ours: str) -> None:
+        """The description of a branch (`git config branch.<name>.description`). One that does not begin with `ours`
+        is somebody's, and stays.
+        """
+        name = f"branch.{branch}.description"
+        known = self._try("config", "--get", name)
+        if known != text and (known is None or known.startswith(ours)):
+            self._try("config", name, text)
+
     def exclude(self, patterns: Sequence[str]) -> None:
         """Have git ignore the run's own files, through .git/info/exclude: nothing of the user's is edited."""
         file = self.common / "info" / "exclude"
