@@ -46,6 +46,9 @@ class Local:
     What stands by for the next one is no job yet, and ends with this object.
     """
 
+    evaluates = True
+    """Its keepers have trainings judged: see spec.ports.Evaluation."""
+
     def __init__(self) -> None:
         self.waiting: dict[int, Standby] = {}
         """By the worker's slot."""
@@ -69,7 +72,10 @@ class Local:
             "log_bytes": LOG_BYTES,
             "withheld": sorted(name for name in os.environ if _is_withheld(name) and name not in job.env),
         }
-        ready = self.waiting.pop(job.slot, None)
+        if job.evaluation is not None:
+            spec["evaluation"] = job.evaluation.fields()
+        trains = job.evaluation is None or job.evaluation.checkpoint is None
+        ready = self.waiting.pop(job.slot, None) if trains else None
         if ready is not None and not ready.fits(spec):
             ready.end()
             ready = None
@@ -82,7 +88,7 @@ class Local:
             if process.poll() is not None or time.monotonic() > deadline:
                 break  # poll() will say that it is lost
             time.sleep(0.005)
-        if job.standby and standby.serves(job.command, of_trainer(spec, os.environ)):
+        if job.standby and job.slot not in self.waiting and standby.serves(job.command, of_trainer(spec, os.environ)):
             with suppress(OSError):  # the next one is then started as the first was
                 self.waiting[job.slot] = Standby(spec, job.locks)
         return process.pid
@@ -178,7 +184,7 @@ def _living(found: list[psutil.Process]) -> list[psutil.Process]:
 def _keys(folder: Path) -> tuple[str, ...]:
     """The keys of the job, none when they were never written down."""
     try:
-        return processes.keys_of(json.loads((folder / JOB_FILE).read_bytes()))
+        return processes.all_keys_of(json.loads((folder / JOB_FILE).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 

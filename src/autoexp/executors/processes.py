@@ -21,8 +21,18 @@ KILL_SECONDS = 10.0
 
 
 def keys_of(job: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys of a job by its job.json: its own, then that of the process that stood by for it, if one did."""
+    """The keys of a job's training by its job.json: its own, then that of the process that stood by, if one did."""
     return tuple(str(job[name]) for name in ("key", "standby") if name in job)
+
+
+def judge_key(key: str) -> str:
+    """The key of the processes that evaluate what a job has trained."""
+    return f"{key}:judge"
+
+
+def all_keys_of(job: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of all processes of a job, those that evaluate it included."""
+    return (*keys_of(job), *([judge_key(str(job["key"]))] if job.get("evaluation") else []))
 
 
 def of_job(*keys: str) -> list[psutil.Process]:

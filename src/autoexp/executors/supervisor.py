@@ -22,14 +22,26 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from autoexp.errors import DiskFullError
 from autoexp.executors import processes
 from autoexp.executors.environment import of_trainer
+from autoexp.executors.evaluating import Evaluating
 from autoexp.executors.handover import Waiting
 from autoexp.executors.standby import ARGUMENT
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock
-from autoexp.workspace.paths import ERRORS_FILE, EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, LOG_FILE, WAIT_FILE
+from autoexp.workspace.paths import (
+    ERRORS_FILE,
+    EVALUATION_FILE,
+    EXIT_FILE,
+    JOB_FILE,
+    KILL_FILE,
+    LOCK_FILE,
+    LOG_FILE,
+    WAIT_FILE,
+)
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 2.0
@@ -71,7 +83,14 @@ def main(folder: Path, waiting: Waiting | None = None) -> int:
     job = json.loads((folder / JOB_FILE).read_text())
     _settle()
     signal.signal(signal.SIGTERM, _asked_to_end)
-    ending = _supervise(folder, job, waiting)
+    evaluating = None
+    if job.get("evaluation"):
+        evaluating = Evaluating(job, folder, of_trainer(job, os.environ), _die_with_parent())
+    try:
+        ending = _supervise(folder, job, waiting, evaluating)
+    finally:
+        if evaluating is not None:
+            evaluating.end()
     if waiting is not None:
         waiting.end()  # before the job counts as ended
     _write(folder / EXIT_FILE, ending)
@@ -94,8 +113,10 @@ def _asked_to_end(number: int, frame: FrameType | None) -> None:
     _ended = True
 
 
-def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) -> dict[str, object]:
-    """Run the command to its end, or end it. Returns the fields of exit.json."""
+def _supervise(
+    folder: Path, job: dict[str, object], waiting: Waiting | None, evaluating: Evaluating | None
+) -> dict[str, object]:
+    """Run the command to its end, or end it, and have it evaluated. Returns the fields of exit.json."""
     keys, timeout, log_bytes = processes.keys_of(job), float(str(job["timeout_seconds"])), int(str(job["log_bytes"]))
     locks = job["device_locks"]
     assert isinstance(locks, list)
@@ -104,8 +125,13 @@ def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) ->
         if not _wait_for(device, folder):
             return {"status": "killed", "code": None, "reason": "ended on request"}
     for device in devices:
-        _clear(device, keys)
+        _clear(device, processes.all_keys_of(job))
     started = time.monotonic()
+    if evaluating is not None and evaluating.given:
+        ending = _evaluate(folder, evaluating, evaluating.earlier(), started)
+        for device in devices:
+            _note(device, ())
+        return ending
     deadline = started + timeout
     try:
         log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -117,6 +143,8 @@ def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) ->
         return {"status": "not_started", "code": None, "reason": f"{command[0]}: {said}"}
     status, reason = "exited", ""
     while child.poll() is None:
+        if evaluating is not None:
+            evaluating.look()
         if time.monotonic() >= deadline:
             status, reason = "timeout", f"timed out after {timeout:g} s"
         elif _asked(folder):
@@ -129,21 +157,45 @@ def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) ->
             break
         time.sleep(POLL_SECONDS)
     # also after a normal end: a process left behind would train on, or hold the GPU
-    left = processes.end(*keys, grace_seconds=1.0 if reason else 0.0, others=processes.descendants)
+    left = processes.end(*keys, grace_seconds=1.0 if reason else 0.0, others=lambda: _of_training(evaluating))
     code = child.poll()
     if reason and code == 0:
         code = -signal.SIGTERM  # to end in order when told to is no success
+    trained = time.monotonic() - started
+    if left:
+        reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
+    ending = {"status": status, "code": code, "reason": reason, "wall_seconds": round(trained, 3)}
+    if evaluating is not None and status == "exited" and code == 0 and not left:
+        ending = _evaluate(folder, evaluating, evaluating.trained(trained), started)
     _reap()
     if not left:
         for device in devices:
             _note(device, ())  # nothing of this job is on it any more
-    else:
-        reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
-    wall_seconds = round(time.monotonic() - started, 3)
-    ending: dict[str, object] = {"status": status, "code": code, "reason": reason, "wall_seconds": wall_seconds}
     if waiting is not None and waiting.taken:
         ending["stood_by_seconds"] = round(started - waiting.began, 3)
     return ending
+
+
+def _of_training(evaluating: Evaluating | None) -> list[psutil.Process]:
+    """All that this keeper has started but the judge, which goes on when the training is over."""
+    judges = evaluating.pids() if evaluating is not None else set()
+    return [process for process in processes.descendants() if process.pid not in judges]
+
+
+def _evaluate(folder: Path, evaluating: Evaluating, record: dict[str, object], started: float) -> dict[str, object]:
+    """Have a training that has ended well, `record`, evaluated. Returns the fields of exit.json."""
+    _write(folder / EVALUATION_FILE, evaluating.sealed(record))  # from now on nothing is trained again
+    found = evaluating.judged(record, lambda: _asked(folder))
+    evaluating.end()
+    _write(folder / EVALUATION_FILE, evaluating.sealed(record if _asked(folder) else found))
+    asked = _asked(folder)
+    return {
+        "status": "killed" if asked else "exited",
+        "code": 0,
+        "reason": "ended on request" if asked else "",
+        "wall_seconds": round(time.monotonic() - started, 3),
+        "evaluation_seconds": found["seconds"],
+    }
 
 
 def _trainer(

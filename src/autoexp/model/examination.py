@@ -72,10 +72,12 @@ class Examination:
         """Take in the answer to some questions. Raises TrainingFailed for one that no language model gives."""
         if not answer.finite():
             raise TrainingFailed("the model's logits are not all finite")
-        scored = [place for place, question in enumerate(part) if question.targets is not None]
         targets = np.zeros((len(part), len(part[0].ids)), dtype=np.int64)
-        for place in scored:
-            targets[place] = part[place].targets
+        scored = []
+        for place, question in enumerate(part):
+            if question.targets is not None:
+                targets[place] = question.targets
+                scored.append(place)
         losses = answer.losses(targets) if scored else np.zeros(targets.shape, dtype=np.float32)
         for place in scored:
             split, size = part[place].split, self.lengths[targets[place]]
@@ -155,7 +157,7 @@ def prepared_examination(data: Prepared, splits: Sequence[str], rng: np.random.G
                 questions[1 - who[index]].append(Question(number, ids, probe=question.probe))
             number += 1
     for part in questions:
-        rng.shuffle(part)  # type: ignore[arg-type]
+        rng.shuffle(part)
     return Examination(questions, data.token_bytes().astype(np.int64))
 
 

@@ -131,6 +131,8 @@ class TrainingStarted(_Event):
     """The job's folder, relative to the run's."""
     pid: int | None = None
     slot: int = 0
+    judged: bool = False
+    """Whether the harness's judge evaluates it. The trainer's own word for the metric then counts nothing."""
 
 
 class TrainingEnded(_Event):

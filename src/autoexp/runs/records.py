@@ -115,6 +115,11 @@ class Outcome(Record):
     wall_seconds: float | None = None
     checkpoint: str | None = None
     """Path of a checkpoint that was complete before the training failed; it can be evaluated again."""
+    evaluated_by: Literal["", "trainer", "judge"] = ""
+    """Who computed the metric: the harness's judge, in a process of its own, or the trainer itself. '' in journals from
+    before this was told."""
+    seal: str = ""
+    """Of the judge's evaluation, as in evaluation.json: 64 hex digits; '' without one."""
 
 
 class Trial(Record):

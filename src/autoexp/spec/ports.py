@@ -25,6 +25,36 @@ class Proposer(Protocol):
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """How what a job has trained is to be judged by others than itself.
+
+    An executor that can have that done says so by an attribute `evaluates = True`; the others never get one of these.
+    It writes evaluation.json, sealed, into the job's folder before `poll` says that the job has ended.
+    """
+
+    program: str
+    """Path of the trainer's file in the commit; it keeps the contract of `workspace.contract`."""
+    commit: str
+    source: str
+    """The candidate's source hash."""
+    repository: Path
+    key: Path
+    """The file of the run's key, which no training may see."""
+    profile: str
+    """The profile whose data is looked for where AUTOEXP_DATA names none."""
+    seconds: float
+    """How long it may take."""
+    splits: tuple[str, ...] = ("val",)
+    """The splits of the data that are evaluated; the first is the one that checks are made on."""
+    checkpoint: Path | None = None
+    """Evaluate this one instead of training."""
+
+    def fields(self) -> dict[str, Any]:
+        """As job.json has them."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """A training to run. `folder` is the job's own; what is in it survives the process that asked."""
 
@@ -44,6 +74,8 @@ class JobSpec:
     """How many GPUs it trains on; its environment says so too, in AUTOEXP_GPUS."""
     standby: bool = False
     """Whether another job of this kind will come: a process may be started for it already, and wait."""
+    evaluation: Evaluation | None = None
+    """How it is judged; None when the trainer does that itself."""
 
 
 @dataclass(frozen=True)

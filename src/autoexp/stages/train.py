@@ -8,10 +8,11 @@ from pathlib import Path
 from autoexp.runs.events import Event, TrainingEnded, TrainingStarted
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.context import Context
+from autoexp.spec.judging import evaluation
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.ports import JobSpec
-from autoexp.workspace.paths import JOB_FILE, REPORT_FILE, stale
-from autoexp.workspace.report import outcome
+from autoexp.spec.ports import Evaluation, JobSpec
+from autoexp.workspace.paths import CHECKPOINT_FILE, JOB_FILE, REPORT_FILE, stale
+from autoexp.workspace.report import Judged, outcome
 from autoexp.workspace.settings import filled
 
 
@@ -25,20 +26,31 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
     folder = context.paths.attempt(context.iteration, context.attempt)
     executor = context.executor()
     if iteration.job is None:
+        source = iteration.applied.source if iteration.applied else ""
+        judged = evaluation(state, context, iteration.commit, source, iteration.reevaluate)
         pid = None
         _put_aside_a_stranger(folder, iteration.commit)
         if not (folder / JOB_FILE).exists():
             worktree = context.paths.worktree(iteration.slot)
             context.repository.checkout(worktree, iteration.commit, context.settings.files.link, exactly=True)
-            pid = executor.submit(_job(state, iteration, context))
+            pid = executor.submit(_job(state, iteration, context, judged))
         relative = str(folder.relative_to(context.paths.folder))
         return TrainingStarted(
-            iteration=context.iteration, attempt=context.attempt, folder=relative, pid=pid, slot=iteration.slot
+            iteration=context.iteration,
+            attempt=context.attempt,
+            folder=relative,
+            pid=pid,
+            slot=iteration.slot,
+            judged=judged is not None,
         )
     ended = executor.poll(folder)
     if ended is None:
         return None
-    result = outcome(folder, state.metric, ended.status, ended.code, ended.wall_seconds, ended.reason)
+    expected = None
+    if iteration.job.judged:
+        checkpoint = Path(iteration.reevaluate) if iteration.reevaluate else folder / CHECKPOINT_FILE
+        expected = Judged(context.paths.seal_key, _key(context), iteration.commit, checkpoint)
+    result = outcome(folder, state.metric, ended.status, ended.code, ended.wall_seconds, ended.reason, expected)
     return TrainingEnded(iteration=context.iteration, attempt=context.attempt, outcome=result)
 
 
@@ -54,7 +66,12 @@ def _put_aside_a_stranger(folder: Path, commit: str) -> None:
         folder.rename(stale(folder))
 
 
-def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
+def _key(context: Context) -> str:
+    """Of the attempt's job: no other has it, in this run or in any."""
+    return f"{context.paths.folder}:{context.iteration}-{context.attempt}"
+
+
+def _job(state: RunState, iteration: Iteration, context: Context, judged: Evaluation | None) -> JobSpec:
     folder = context.paths.attempt(context.iteration, context.attempt)
     train = context.settings.train
     command = tuple(filled(word, context.workspace) for word in train.command)
@@ -69,11 +86,13 @@ def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
     if command[0].rsplit("/", 1)[-1] == "uv":
         # in a worktree uv would make, and fill, a new environment for every candidate
         env["UV_PROJECT_ENVIRONMENT"] = str(context.workspace.root / ".venv")
+    if judged is not None:
+        env["AUTOEXP_EVALUATION"] = "judge"
     if iteration.reevaluate:
         env["AUTOEXP_CHECKPOINT"] = iteration.reevaluate
     env |= {name: filled(value, context.workspace) for name, value in train.env.items()}
     return JobSpec(
-        key=f"{context.paths.folder}:{context.iteration}-{context.attempt}",
+        key=_key(context),
         folder=folder,
         command=command,
         cwd=context.paths.worktree(iteration.slot),
@@ -84,6 +103,7 @@ def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
         slots=context.plan.workers,
         gpus=train.gpus,
         standby=train.standby and train.gpus == 1 and _another(state, context),
+        evaluation=judged,
     )
 
 

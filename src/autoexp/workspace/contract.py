@@ -8,9 +8,19 @@ The contract of a train.py: it imports the trainer package, and has either `buil
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Sequence
 
 PACKAGE = "autoexp.model"
 BUILDER, MODEL, LOGITS = "build_model", "GPT", "logits"
+
+
+def script_of(command: Sequence[str]) -> str | None:
+    """The path of the program that `python program.py` runs, relative to the commit; None for any other command."""
+    python, *arguments = command
+    script = arguments[0] if arguments else ""
+    plain = re.fullmatch(r"[^-/.][^\0]*\.py", script) is not None and ".." not in script.split("/")
+    return script if plain and re.fullmatch(r"python[\d.]*", python.rsplit("/", 1)[-1]) else None
 
 
 def can_be_judged(text: str) -> bool:

@@ -13,10 +13,12 @@ import re
 import signal
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoexp.runs.records import Metric, Outcome
+from autoexp.workspace import seals
 from autoexp.workspace.files import tail
 from autoexp.workspace.paths import LOG_FILE, METRICS_FILE, REPORT_FILE
 
@@ -42,13 +44,36 @@ _NUMBER = re.compile(
 """float() reads more than people write (1_0), and less (1,234.5)."""
 
 
-def outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_seconds: float, reason: str) -> Outcome:
+@dataclass(frozen=True)
+class Judged:
+    """What a job's sealed evaluation must be about to count."""
+
+    key: Path
+    """The file of the run's key."""
+    job: str
+    commit: str
+    checkpoint: Path
+    """What is evaluated, and can be evaluated again."""
+
+
+def outcome(
+    folder: Path,
+    metric: Metric,
+    status: str,
+    code: int | None,
+    wall_seconds: float,
+    reason: str,
+    judged: Judged | None = None,
+) -> Outcome:
     """How the training in `folder` ended. `status`, `code` and `reason` are its keeper's words (`spec.ports.Exit`).
 
     A success exited with 0 and has a finite metric in its report, or in the last summary it printed. A report that
-    says it failed, or is not finished, is believed over anything printed. Never raises.
+    says it failed, or is not finished, is believed over anything printed. Where it was to be `judged`, the metric is
+    that of the sealed evaluation, and what the trainer says of it counts nothing. Never raises.
     """
     try:
+        if judged is not None:
+            return _judged(folder, metric, status, code, wall_seconds, reason, judged)
         return _outcome(folder, metric, status, code, wall_seconds, reason)
     except Exception as error:  # it would be raised again by every resume: the run could never go on
         what = words(f"what it reported cannot be read: {type(error).__name__}: {error}", REASON_CHARACTERS)
@@ -59,18 +84,12 @@ def _outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_s
     log = tail(folder / LOG_FILE, TAIL_BYTES)
     report = _report(folder / REPORT_FILE)
     numbers = _numbers(report) if report is not None else printed(log, metric.name)
-    known: dict[str, Any] = {
-        "exit_code": code,
-        "metrics": _kept(numbers, metric.name),
-        "memory_gb": round(_first(numbers, "peak_memory_mb", "peak_vram_mb") / 1024, 1),
-        "training_seconds": finite(numbers.get("training_seconds")),
-        "wall_seconds": finite(wall_seconds),
-    }
+    known = _known(numbers, metric.name, code, wall_seconds)
     unfinished = report is not None and report.get("status") not in (None, "ok")
     if status == "exited" and code == 0 and not unfinished:
         value = numbers.get(metric.name)
         if value is not None and math.isfinite(value):
-            return Outcome(status="success", metric=value, **known)
+            return Outcome(status="success", metric=value, evaluated_by="trainer", **known)
         where = "its report" if report is not None else "what it printed"
         if numbers:
             where += f" (there are: {', '.join(list(numbers)[:8])})"
@@ -80,6 +99,54 @@ def _outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_s
         return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
     # the training is done, however its evaluation ended
     known["checkpoint"] = _checkpoint(report) if report and report.get("phase") == "evaluate" else None
+    return _failed(report, log, status, code, reason, known)
+
+
+def _judged(
+    folder: Path, metric: Metric, status: str, code: int | None, wall_seconds: float, reason: str, judged: Judged
+) -> Outcome:
+    log = tail(folder / LOG_FILE, TAIL_BYTES)
+    report = _report(folder / REPORT_FILE)
+    numbers = _numbers(report) if report is not None else printed(log)
+    numbers.pop(metric.name, None)
+    known = _known(numbers, metric.name, code, wall_seconds)
+    found = seals.read_sealed(folder, seals.read_key(judged.key))
+    record, seal = found or ({}, "")
+    if found is not None and (record.get("job"), record.get("commit")) != (judged.job, judged.commit):
+        what = f"its evaluation is one of another training ({record.get('job')})"
+        return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
+    if found is None or status != "exited" or code != 0:
+        if found is not None:  # the training is done, and what came after it was cut off
+            known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)})
+            known["evaluated_by"] = "judge"
+        if status == "exited" and code == 0:
+            reason = "there is no evaluation of it that the run's key has sealed"
+            return Outcome(status="crash", reason=reason, **known)
+        return _failed(report, log, status, code, reason, known)
+    metrics = record.get("metrics")
+    value = finite(metrics.get(metric.name)) if isinstance(metrics, dict) else None
+    known |= {"evaluated_by": "judge", "seal": seal}
+    if record.get("status") == "ok" and value is not None:
+        known["metrics"] = {metric.name: value, **known["metrics"]}
+        return Outcome(status="success", metric=value, **known)
+    known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)})
+    what = str(record.get("reason") or f"no {metric.name} in its evaluation")
+    return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
+
+
+def _known(numbers: dict[str, float], metric: str, code: int | None, wall_seconds: float) -> dict[str, Any]:
+    return {
+        "exit_code": code,
+        "metrics": _kept(numbers, metric),
+        "memory_gb": round(_first(numbers, "peak_memory_mb", "peak_vram_mb") / 1024, 1),
+        "training_seconds": finite(numbers.get("training_seconds")),
+        "wall_seconds": finite(wall_seconds),
+    }
+
+
+def _failed(
+    report: dict[str, Any] | None, log: str, status: str, code: int | None, reason: str, known: dict[str, Any]
+) -> Outcome:
     if status == "exited":
         said = report.get("reason") if report else None
         if not (isinstance(said, str) and said.strip()):

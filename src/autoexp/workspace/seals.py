@@ -83,7 +83,9 @@ def read_sealed(folder: Path, key: bytes) -> tuple[dict[str, Any], str] | None:
         found = json.loads(raw) if len(raw) <= RECORD_BYTES else None
     except (OSError, ValueError, RecursionError):
         return None
-    record = found.get("evaluation") if isinstance(found, dict) else None
-    if not isinstance(record, dict) or not holds(key, record, found["seal"] if "seal" in found else None):
+    if not isinstance(found, dict):
+        return None
+    record = found.get("evaluation")
+    if not isinstance(record, dict) or not holds(key, record, found.get("seal")):
         return None
     return record, str(found["seal"])

@@ -11,7 +11,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -63,6 +63,11 @@ class Train(Section):
     """Keep every trial's checkpoint.pt; otherwise only the best one's, which is hundreds of megabytes a trial less."""
     can_reevaluate: bool = False
     """Whether the command evaluates the checkpoint in AUTOEXP_CHECKPOINT instead of training."""
+    evaluation: Literal["auto", "judge", "trainer"] = "auto"
+    """Who evaluates: the harness's judge, from the checkpoint, in other processes, or the trainer itself. `auto` is the
+    judge where the run's first program keeps the contract for that, and `judge` refuses one that does not."""
+    evaluation_seconds: PositiveFloat = 300.0
+    """Wall time that the judge may take, once a training has ended."""
 
 
 class Prepare(Section):
