@@ -116,7 +116,6 @@ class Judge:
         self.task = task
         self.data = find_prepared(task.profile, os.environ)
         self.device = _device(self.data)
-        self.row_bytes = self.data.seq_len * self.data.vocab_size * 4
         self.examinees: list[Examinee] = []
         self.through_memory = self.device != "cuda"
         try:
@@ -131,7 +130,7 @@ class Judge:
             raise
 
     def _start(self) -> None:
-        rows = _rows("cuda" if self.device == "cuda" else "cpu", self.row_bytes)
+        rows = _rows(self.device, self.data)
         shape = rows, self.data.seq_len, self.data.vocab_size
         for _ in range(2):
             new = Examinee(self.task.examinee, self.task.folder, self.task.env, shape, self.through_memory)
@@ -174,12 +173,12 @@ class Judge:
     def _loaded(self, deadline: float) -> tuple[tuple[Desk, Desk], int]:
         """The examinees with their weights, and how many rows they are asked at once."""
         lent: list[tuple[Any, str | None]] = [(None, None), (None, None)]
-        rows = _rows("cuda" if self.device == "cuda" else "cpu", self.row_bytes)
+        rows = _rows(self.device, self.data)
         if not self.through_memory:
             import torch
 
             free = torch.cuda.mem_get_info()[0]
-            rows = max(1, min(rows, int(free * SHARE) // self.row_bytes))
+            rows = max(1, min(rows, int(free * SHARE) // _row_bytes(self.data)))
             try:
                 lent = [lend((rows, self.data.seq_len, self.data.vocab_size)) for _ in range(2)]
             except OSError as error:
@@ -212,8 +211,14 @@ class Judge:
         return "float32"
 
 
-def _rows(kind: str, row_bytes: int) -> int:
-    return max(1, min(MOST_ROWS[kind], MOST_BYTES[kind] // row_bytes))
+def _rows(device: str, data: Prepared) -> int:
+    """How many rows are asked at once: few enough that there are some askings, for what was asked before to matter."""
+    kind = "cuda" if device == "cuda" else "cpu"
+    return max(1, min(MOST_ROWS[kind], MOST_BYTES[kind] // _row_bytes(data), data.eval_rows // 8))
+
+
+def _row_bytes(data: Prepared) -> int:
+    return data.seq_len * data.vocab_size * 4
 
 
 def _device(data: Prepared) -> str:
@@ -243,9 +248,10 @@ def hash_checkpoint(path: Path) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise TrainingFailed(f"there is no checkpoint: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise TrainingFailed("there is no checkpoint: it is no file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise TrainingFailed("there is no checkpoint: it is no file")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

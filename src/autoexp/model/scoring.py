@@ -50,7 +50,8 @@ class OnCpu:
         self.logits = logits
 
     def finite(self) -> bool:
-        return math.isfinite(self.logits.sum(dtype=np.float64))  # no sum of finite float32s is too large for that
+        with np.errstate(invalid="ignore"):  # of infinities with both signs
+            return math.isfinite(self.logits.sum(dtype=np.float64))  # no sum of finite float32s is too large for that
 
     def losses(self, targets: Ids) -> Floats:
         scores = np.take_along_axis(self.logits, targets[..., None], axis=-1)[..., 0]
