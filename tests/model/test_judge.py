@@ -141,7 +141,7 @@ CHEATS = {
     "ends when it is imported": (answers(top="import os; os._exit(0)"), "the model's process ended (exit code 0)"),
     "raises when it is imported": (answers(top="raise SystemExit('no')"), "the model failed: SystemExit: no"),
     "prints garbage into every pipe": (
-        answers("import os", "for n in range(3, 30):", "    try: os.write(n, b'[' * 10000)", "    except OSError: pass"),
+        answers("import os", "for n in range(3, 30):", "    try: os.write(n, b'[' * 9999)", "    except OSError: pass"),
         "the model's process",
     ),
     "says that it is done, and answers nothing": (
