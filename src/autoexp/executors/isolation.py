@@ -27,8 +27,8 @@ RESOLVING = ("resolv.conf", "gai.conf")
 """Of /etc, and only for those that have a network."""
 DEVICES = ("nvidia*", "dri", "kfd", "dxg", "accel", "neuron*")
 """Of /dev: graphics cards and the like."""
-SHARED_MEMORY = 0.5
-"""Part of the machine's memory that /dev/shm holds at most, as it is outside; /tmp and the home hold half of that."""
+SHARED_MEMORY, OWN_MEMORY = 0.25, 0.1
+"""Part of the machine's memory that /dev/shm holds at most, and that /tmp and the home hold each."""
 USER_NAMESPACE = ("--unshare-user", "--disable-userns"), ("--unshare-user",), ()
 """The ways to begin, the strongest first. Without a user namespace it takes root, or a bwrap that is setuid."""
 
@@ -120,7 +120,7 @@ def _separated(view: View) -> Iterator[str]:
 
 def _mounts(view: View) -> Iterator[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    shared, own = str(int(memory * SHARED_MEMORY)), str(int(memory * SHARED_MEMORY / 2))
+    shared, own = str(int(memory * SHARED_MEMORY)), str(int(memory * OWN_MEMORY))
     yield from ("--proc", "/proc", "--dev", "/dev", "--size", shared, "--tmpfs", "/dev/shm")
     if view.devices:
         for pattern in DEVICES:

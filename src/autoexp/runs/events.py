@@ -131,6 +131,10 @@ class TrainingStarted(_Event):
     """The job's folder, relative to the run's."""
     pid: int | None = None
     slot: int = 0
+    isolated: bool = False
+    """Whether it sees only what it needs. By what, its outcome says."""
+    why_not_isolated: str = ""
+    """Why it is not, in words; '' in the journals of older releases."""
 
 
 class TrainingEnded(_Event):
