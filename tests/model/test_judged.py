@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from autoexp.executors import processes
+from autoexp.executors.isolation import available
 from autoexp.executors.local import Local
 from autoexp.model import profiles
 from autoexp.runs.events import TrainingEnded, TrainingStarted, Triaged
@@ -37,11 +38,11 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return found
 
 
-def made(folder: Path, data: Path, more: str = "", edit: Callable[[str], str] = lambda text: text) -> Workspace:
+def made(folder: Path, data: Path, more: str = 'isolation = "off"') -> Workspace:
     """A workspace with our own trainer, on tiny data, with trainings of a moment."""
     env = f'{{ AUTOEXP_DATA = "{data}", AUTOEXP_THREADS = "1", AUTOEXP_DEVICE = "cpu" }}'
     settings = f'[train]\ncommand = "{{python}} train.py"\nbudget_seconds = 0.3\nenv = {env}\n{more}\n'
-    return make_workspace(folder, edit(profiles.render(profiles.CPU)), settings)
+    return make_workspace(folder, profiles.render(profiles.CPU), settings)
 
 
 def changed(old: str, new: str, description: str) -> Proposal:
@@ -112,6 +113,36 @@ def test_in_a_run_only_what_the_judge_says_counts(tiny_data: Path, tmp_path: Pat
             assert key.read_bytes().strip() not in file.read_bytes(), f"the key is in {file}"
 
 
+SPIES = """
+import os, pathlib
+
+for place in (DATA + "/val.rows", RUNS, WORK + "/.git", KEY):
+    path = pathlib.Path(place)
+    if path.is_dir() and any(path.iterdir()) or path.is_file() and path.read_bytes():
+        print("SEEN", place, flush=True)
+if "AUTOEXP_DATA" in os.environ and "AUTOEXP_REPORT" not in os.environ:
+    print("SEEN the place of the data", flush=True)
+"""
+
+
+@pytest.mark.skipif(available() is not None, reason="nothing confines here")
+def test_neither_training_nor_examinee_sees_what_it_is_judged_by(tiny_data: Path, tmp_path: Path) -> None:
+    workspace = made(tmp_path / "work", tiny_data, 'isolation = "required"')
+    places = {
+        "DATA": str(tiny_data),
+        "RUNS": str(workspace.runs / "test" / "iterations" / "0000"),
+        "WORK": str(workspace.root),
+        "KEY": str(workspace.run("test").seal_key),
+    }
+    names = "".join(f"{name} = {place!r}\n" for name, place in places.items())
+    spies = changed("class GPT(nn.Module)", f"{names}{SPIES}\n\nclass GPT(nn.Module)", "looks around")
+    state = run(workspace, 1, Scripted(spies))
+    assert [trial.status for trial in state.trials] == ["success", "success"], state.trials
+    assert all(said.evaluated_by == "judge" and said.isolation for said in ends(workspace))
+    for log in ("train.log", "evaluation.log"):
+        assert "SEEN" not in (workspace.run("test").attempt(1, 1) / log).read_text()
+
+
 def test_an_evaluation_that_fails_is_done_once_more_and_nothing_is_trained_again(
     tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -139,7 +170,7 @@ def test_an_evaluation_that_fails_is_done_once_more_and_nothing_is_trained_again
     assert (second["checkpoint"], second["process_seconds"]) == (first["checkpoint"], first["process_seconds"])
 
 
-@pytest.mark.parametrize(("more", "by"), [('evaluation = "trainer"', "trainer"), ("", "judge")])
+@pytest.mark.parametrize(("more", "by"), [('evaluation = "trainer"', "trainer"), ('evaluation = "judge"', "judge")])
 def test_who_evaluates_is_settled_by_the_settings_and_told(tiny_data: Path, tmp_path: Path, more: str, by: str) -> None:
     workspace = made(tmp_path / "work", tiny_data, more)
     state = run(workspace, 0)

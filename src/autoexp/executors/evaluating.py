@@ -96,6 +96,9 @@ class Evaluating:
         examining.export(Path(task["repository"]), task["commit"], folder)
         self.program = examining.hash_of(folder / task["program"])
         judge, examinee = examining.environments(self.job, self.env, processes.judge_key(str(self.job["key"])))
+        command = examining.command(python, examining.EXAMINEE)
+        if isolation := self.job.get("isolation"):
+            command, examinee = examining.confined(command, examinee, isolation, folder)
         log = examining.opened(self.folder / EVALUATION_LOG_FILE)
         try:
             self.process = subprocess.Popen(
@@ -115,7 +118,7 @@ class Evaluating:
             {
                 "program": task["program"],
                 "folder": str(folder),
-                "examinee": examining.command(python, examining.EXAMINEE),
+                "examinee": command,
                 "env": examinee,
                 "profile": task["profile"],
                 "splits": task["splits"],

@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from autoexp.executors import surroundings
+from autoexp.executors.isolation import View
+from autoexp.executors.isolation import confined as confine
 from autoexp.executors.processes import JOB
 
 JUDGE, EXAMINEE = "autoexp.model.judge", "autoexp.model.examinee"
@@ -37,6 +40,23 @@ def environments(job: Mapping[str, Any], trainer: Mapping[str, str], key: str) -
     named[JOB] = key
     data = {name: trainer[name] for name in ("AUTOEXP_DATA",) if name in trainer}
     return {**named, **data}, named
+
+
+def confined(
+    command: Sequence[str], env: Mapping[str, str], isolation: Mapping[str, Any], program: Path
+) -> tuple[list[str], dict[str, str]]:
+    """(command, environment) of an examinee that sees its interpreter and the program, and nothing else of the user's.
+
+    The checkpoint it is handed by the judge. Raises ValueError where nothing can be confined.
+    """
+    readable = (program, *surroundings.places(command, env, program), *_kernels(isolation))
+    hidden = tuple(map(Path, isolation["hidden"]))
+    return confine(command, View(readable=readable, hidden=hidden)), {**env, "TMPDIR": "/tmp"}
+
+
+def _kernels(isolation: Mapping[str, Any]) -> list[Path]:
+    """Of what the training may read, the kernels that were fetched for its attention."""
+    return [Path(place) for place in isolation["readable"] if "huggingface" in Path(place).parts]
 
 
 def export(repository: Path, commit: str, folder: Path) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 
 JOB = "AUTOEXP_JOB"
+CONFINES = "bwrap"
+"""The name of what holds confined processes. It ends by itself with them, and they would with it, at once."""
 KILL_SECONDS = 10.0
 """How long after the first SIGKILL a process may take to be gone. One in an uninterruptible sleep takes for ever."""
 
@@ -71,7 +73,7 @@ def end(*keys: str, grace_seconds: float = 1.0, others: Callable[[], Iterable[ps
             return sorted({*foreign.values(), *map(_name, alive.values())})
         for pid, process in alive.items():
             late = time.monotonic() >= deadline
-            if late or pid not in asked:
+            if late or (pid not in asked and _name(process, "") != CONFINES):
                 asked.add(pid)
                 if not _signal(process, signal.SIGKILL if late else signal.SIGTERM):
                     foreign[pid] = _name(process)
@@ -105,8 +107,8 @@ def _signal(process: psutil.Process, number: int) -> bool:
     return True
 
 
-def _name(process: psutil.Process) -> str:
+def _name(process: psutil.Process, number: str = " ({})") -> str:
     name = "a process"
     with suppress(psutil.Error, OSError):
         name = process.name()
-    return f"{name} ({process.pid})"
+    return name + number.format(process.pid)

@@ -9,6 +9,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,11 +47,12 @@ class Examinee:
         descriptor = nameless()
         try:
             self.sheet = Sheet(descriptor, *shape, logits)  # before it runs: it finds a size that is settled
+            self.requests, taken = socket.socketpair()  # through which an open file can be handed over
             self.process = subprocess.Popen(
                 [*command, str(descriptor)],
                 cwd=folder,
                 env=dict(env),
-                stdin=subprocess.PIPE,
+                stdin=taken.fileno(),
                 stdout=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=(descriptor,),
@@ -59,20 +61,21 @@ class Examinee:
             )
         finally:
             os.close(descriptor)
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.requests, self.answers = self.process.stdin.fileno(), self.process.stdout.fileno()
-        os.set_blocking(self.requests, False)
+        taken.close()
+        assert self.process.stdout is not None
+        self.answers: int = self.process.stdout.fileno()
+        self.requests.setblocking(False)
         self.said = b""
 
     def fileno(self) -> int:
         """For select: readable when it has said something, or ended."""
         return self.answers
 
-    def ask(self, do: str, **fields: Any) -> None:
-        """Send a request. Raises Unanswered when nobody takes it."""
+    def ask(self, do: str, file: int | None = None, **fields: Any) -> None:
+        """Send a request, and an open file with it. Raises Unanswered when nobody takes it."""
         line = json.dumps({"do": do, **fields}).encode() + b"\n"
         try:
-            if os.write(self.requests, line) != len(line):
+            if socket.send_fds(self.requests, [line], [] if file is None else [file]) != len(line):
                 raise BlockingIOError
         except OSError:
             raise Unanswered(self._ended() or "the model's process takes no request") from None
@@ -126,7 +129,7 @@ class Examinee:
             os.killpg(self.process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):  # one in the hands of the kernel may take for ever
             self.process.wait(10.0)
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.requests, self.process.stdout):
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()

@@ -1,11 +1,11 @@
 """The candidate's model, asked: `python -P -m autoexp.model.examinee DESCRIPTOR`, in the folder of its program.
 
 The judge (judge.py) starts it, and only its child runs the candidate's code. It is sent token ids and gives logits; it
-is sent no target, and has no file of the data. Requests are lines of JSON on stdin, answers lines on stdout, ids and
-logits lie in the memory behind DESCRIPTOR:
+is sent no target, and has no file of the data. Requests are lines of JSON through the socket that is
+stdin, answers lines on stdout, ids and logits lie in the memory behind DESCRIPTOR:
 
     {"do": "import", "program": "train.py"}             {"said": "ready"}
-    {"do": "load", "checkpoint": "...", ...}            {"said": "loaded", "dtype": "float32"}
+    {"do": "load", "rows": 64, ...}, and the file       {"said": "loaded", "dtype": "float32"}
     {"do": "answer", "rows": 64, "number": 7}           {"said": "done", "number": 7}
 
 Where something goes wrong it says {"said": "failed", "reason": "..."} and ends. Nothing that is done here is believed:
@@ -17,8 +17,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     descriptor = int(argv[1])
     answers = os.dup(1)  # what the candidate prints goes where its errors go
     os.dup2(2, 1)
-    requests = os.fdopen(os.dup(0), "rb")
+    requests = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -45,14 +46,13 @@ def main(argv: list[str]) -> int:
     try:
         model: Asked | None = None
         program: ModuleType | None = None
-        for line in requests:
-            request = json.loads(line)
+        for request, file in received(requests):
             if request["do"] == "import":
                 program = load_program(Path(request["program"]))
                 say("ready")
             elif request["do"] == "load":
                 assert program is not None
-                model = Asked(program, request, descriptor)
+                model = Asked(program, request, descriptor, file)
                 say("loaded", dtype=model.dtype)
             else:
                 assert model is not None
@@ -66,6 +66,19 @@ def main(argv: list[str]) -> int:
         say("failed", reason=f"{type(error).__name__}: {first}"[:500])
         return 1
     return 0
+
+
+def received(requests: socket.socket) -> Iterator[tuple[dict[str, Any], int]]:
+    """The requests, each with the file that came along, -1 without one."""
+    text, files = b"", list[int]()
+    while True:
+        while b"\n" not in text:
+            part, came, _, _ = socket.recv_fds(requests, 1 << 16, 1)
+            if not part:
+                return
+            text, files = text + part, [*files, *came]
+        line, _, text = text.partition(b"\n")
+        yield json.loads(line), files.pop() if files else -1
 
 
 def load_program(path: Path) -> ModuleType:
@@ -100,7 +113,7 @@ def build(program: ModuleType, vocab: int, tokens: int, dtype: Any) -> Any:
 class Asked:
     """The model with the trained weights, ready to be asked."""
 
-    def __init__(self, program: ModuleType, request: Mapping[str, Any], descriptor: int) -> None:
+    def __init__(self, program: ModuleType, request: Mapping[str, Any], descriptor: int, file: int) -> None:
         import torch
 
         from autoexp.model import attention
@@ -121,7 +134,8 @@ class Asked:
             raise OSError(f"{NO_SHARING}: {error}") from error
         if self.device.compiles:
             use_caches(cache_folder(os.environ) / "compiled")
-        stored = torch.load(request["checkpoint"], map_location=place, weights_only=True)
+        with os.fdopen(file, "rb") as checkpoint:
+            stored = torch.load(checkpoint, map_location=place, weights_only=True)
         with place:
             model = build(program, self.vocab, self.tokens, self.device.dtype)
         model.to(place)

@@ -153,24 +153,31 @@ class Judge:
     def judge(self, tick: Any) -> dict[str, Any]:
         """The metrics and what was checked. Raises TrainingFailed, or what torch and the system raise."""
         deadline = time.monotonic() + self.task.seconds
-        checkpoint = hash_checkpoint(Path(self.task.checkpoint))
-        self.facts["checkpoint"] = checkpoint
+        files = open_checkpoint(Path(self.task.checkpoint), 3)  # each with a place of its own to read at
         try:
-            desks, rows = self._loaded(deadline)
+            self.facts["checkpoint"] = hash_file(files[0])
+            return self._judge(files[1:], deadline, tick)
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _judge(self, files: list[int], deadline: float, tick: Any) -> dict[str, Any]:
+        try:
+            desks, rows = self._loaded(files, deadline)
         except Unanswered as error:
             if NO_SHARING not in str(error):
                 raise
             self._end()  # again, through main memory: slower, and the same
             self.through_memory = True
             self._start()
-            desks, rows = self._loaded(deadline)
+            desks, rows = self._loaded(files, deadline)
         examine(self.examination, desks, rows, deadline, tick)
         checks = self.examination.verdict()
         metrics = {f"{split}_bpb": value for split, value in self.examination.bits_per_byte().items()}
         tokens = sum(len(question.ids) for part in self.examination.questions for question in part if question.split)
         return {"metrics": metrics, "checks": checks, "tokens": tokens, "dtype": self.examination.dtype}
 
-    def _loaded(self, deadline: float) -> tuple[tuple[Desk, Desk], int]:
+    def _loaded(self, files: list[int], deadline: float) -> tuple[tuple[Desk, Desk], int]:
         """The examinees with their weights, and how many rows they are asked at once."""
         lent: list[tuple[Any, str | None]] = [(None, None), (None, None)]
         rows = _rows(self.device, self.data)
@@ -185,10 +192,10 @@ class Judge:
                 raise Unanswered(f"{NO_SHARING}: {error}") from error
         for examinee in self.examinees:
             examinee.expect("ready", deadline)
-        for examinee, (_, word) in zip(self.examinees, lent, strict=True):
+        for examinee, file, (_, word) in zip(self.examinees, files, lent, strict=True):
             examinee.ask(
                 "load",
-                checkpoint=self.task.checkpoint,
+                file,
                 rows=rows,
                 tokens=self.data.seq_len,
                 vocab=self.data.vocab_size,
@@ -242,16 +249,31 @@ def _threads() -> int:
     return max(1, min(8, cores // 4))
 
 
-def hash_checkpoint(path: Path) -> str:
-    """SHA-256 of a checkpoint. Raises TrainingFailed when it is no file: a link might lead anywhere."""
+def open_checkpoint(path: Path, times: int) -> list[int]:
+    """Descriptors of one file, opened so many times. Raises TrainingFailed when it is none: a link might lead anywhere,
+    and what is judged must be what was hashed."""
+    files: list[int] = []
+    why = ""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        for _ in range(times):
+            files.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+        found = [os.fstat(file) for file in files]
+        if not all(stat.S_ISREG(each.st_mode) for each in found):
+            why = "it is no file"
+        elif len({(each.st_dev, each.st_ino) for each in found}) > 1:
+            why = "it is replaced while it is read"
     except OSError as error:
-        raise TrainingFailed(f"there is no checkpoint: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise TrainingFailed("there is no checkpoint: it is no file")
-    with os.fdopen(descriptor, "rb") as file:
+        why = error.strerror or "it cannot be read"
+    if why:
+        for file in files:
+            os.close(file)
+        raise TrainingFailed(f"there is no checkpoint: {why}")
+    return files
+
+
+def hash_file(descriptor: int) -> str:
+    """SHA-256 of an open file."""
+    with os.fdopen(os.dup(descriptor), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -133,6 +133,10 @@ class TrainingStarted(_Event):
     slot: int = 0
     judged: bool = False
     """Whether the harness's judge evaluates it. The trainer's own word for the metric then counts nothing."""
+    isolated: bool = False
+    """Whether it sees only what it needs. By what, its outcome says."""
+    why_not_isolated: str = ""
+    """Why it is not, in words; '' in the journals of older releases."""
 
 
 class TrainingEnded(_Event):

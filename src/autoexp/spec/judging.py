@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 METRIC = "val_bpb"
 """What the judge computes."""
+TRIED = ("cpu",)
+"""Profiles of whose machines the judge was run on: by default it evaluates there, and elsewhere when it is asked for."""
 
 
 def evaluates(executor: Executor) -> bool:
@@ -36,14 +38,13 @@ def evaluation(
     wanted = context.settings.train.evaluation
     if wanted == "trainer":
         return None
-    why, script = _obstacle(state, context)
-    if why:
-        if wanted == "judge":
-            raise PreconditionError(
-                f'train.evaluation is "judge", and {why}', 'set evaluation = "auto" under [train], then: autoexp resume'
-            )
+    why, script, profile = _looked_at(state, context)
+    if why and wanted == "judge":
+        raise PreconditionError(
+            f'train.evaluation is "judge", and {why}', 'set evaluation = "auto" under [train], then: autoexp resume'
+        )
+    if why or (wanted == "auto" and profile not in TRIED):
         return None
-    constant = declared(context.repository.show(state.base, script) or "").get("PROFILE")
     ensure_key(context.paths.seal_key)
     return Evaluation(
         program=script,
@@ -51,27 +52,35 @@ def evaluation(
         source=source,
         repository=context.workspace.root,
         key=context.paths.seal_key,
-        profile=str(constant.value) if constant is not None else "cpu",
+        profile=profile,
         seconds=context.settings.train.evaluation_seconds,
         checkpoint=Path(checkpoint) if checkpoint else None,
     )
 
 
-def obstacle(state: RunState, context: Context) -> str:
-    """Why the judge cannot evaluate the trainings of this run; '' when he can."""
-    return _obstacle(state, context)[0]
+def unjudged(state: RunState, context: Context) -> str:
+    """Why the trainings of this run are evaluated by the trainer itself; '' when the judge evaluates them."""
+    wanted = context.settings.train.evaluation
+    if wanted == "trainer":
+        return 'train.evaluation is "trainer"'
+    why, _, profile = _looked_at(state, context)
+    if not why and wanted == "auto" and profile not in TRIED:
+        return 'the judge has not been run on a GPU yet: it is to be asked for (train.evaluation = "judge")'
+    return why
 
 
-def _obstacle(state: RunState, context: Context) -> tuple[str, str]:
-    """(why not, the path of the program)."""
+def _looked_at(state: RunState, context: Context) -> tuple[str, str, str]:
+    """(why the judge cannot evaluate the trainings of this run, the path of its program, that one's profile)."""
     if not evaluates(context.executor()):
-        return f"the executor {context.plan.executor!r} cannot have trainings judged", ""
+        return f"the executor {context.plan.executor!r} cannot have trainings judged", "", ""
     if state.metric.name != METRIC:
-        return f"the metric {state.metric.name!r} is not {METRIC}", ""
+        return f"the metric {state.metric.name!r} is not {METRIC}", "", ""
     command = context.settings.train.command
     script = script_of(("python" if command[0] == "{python}" else command[0], *command[1:]))
     if script is None:
-        return "the training command is not like `python train.py`", ""
-    if not can_be_judged(context.repository.show(state.base, script) or ""):
-        return f"{script} does not keep the contract (docs/reference/trainer.md)", ""
-    return "", script
+        return "the training command is not like `python train.py`", "", ""
+    text = context.repository.show(state.base, script) or ""
+    if not can_be_judged(text):
+        return f"{script} does not keep the contract for it", "", ""
+    constant = declared(text).get("PROFILE")
+    return "", script, str(constant.value) if constant is not None else TRIED[0]

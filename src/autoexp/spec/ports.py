@@ -55,6 +55,30 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Isolation:
+    """What a training may see and take, when it is to be isolated.
+
+    An executor that can do that has a method `missing_isolation()`: None when it can here, else what is missing, in
+    words. It says in `Exit.isolation` what was in force. The others never get one of these.
+    """
+
+    readable: tuple[Path, ...] = ()
+    """What it may read beside the system's programs, its own interpreter and its directory."""
+    hidden: tuple[Path, ...] = ()
+    """What it may not even see, within that."""
+    writable: tuple[Path, ...] = ()
+    """What it may write to beside its own folder, where its report goes."""
+    copied: tuple[Path, ...] = ()
+    """Folders that it gets a copy of, to write to: nothing of that stays."""
+    keeps_copies: bool = False
+    """Whether new files in them are kept for later trainings, once it has ended well."""
+    network: bool = False
+    max_processes: int = 1000
+    max_disk_bytes: int = 20 << 30
+    max_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """A training to run. `folder` is the job's own; what is in it survives the process that asked."""
 
@@ -76,6 +100,8 @@ class JobSpec:
     """Whether another job of this kind will come: a process may be started for it already, and wait."""
     evaluation: Evaluation | None = None
     """How it is judged; None when the trainer does that itself."""
+    isolation: Isolation | None = None
+    """What it is confined to; None: it may do what the user may."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,14 @@ class Exit:
     """Exit code; negative for a signal, as in subprocess."""
     wall_seconds: float
     reason: str = ""
+    isolation: str = ""
+    """What the job was confined by; '' when it was not."""
+    cpu_seconds: float | None = None
+    """Processor time of all its processes, by the kernel's account."""
+    gpu_seconds: float | None = None
+    """Time that its busiest GPU was at work, by the driver's account."""
+    host_memory_gb: float | None = None
+    """The most memory of the machine, not of a GPU, that its processes had together, as it was looked at."""
 
 
 class Executor(Protocol):
@@ -105,6 +139,13 @@ class Executor(Protocol):
 
     def kill(self, folder: Path) -> None:
         """End the job's whole process tree; `poll` then says 'killed'."""
+
+
+def missing_isolation(executor: Executor) -> str | None:
+    """None when an executor can isolate trainings, else why not; those that say nothing cannot."""
+    asked = getattr(executor, "missing_isolation", None)
+    missing: str | None = asked() if asked is not None else "the executor cannot isolate trainings"
+    return missing
 
 
 @dataclass(frozen=True)

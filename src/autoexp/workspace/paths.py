@@ -24,6 +24,8 @@ REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 EVALUATION_FILE, EVALUATION_LOG_FILE = "evaluation.json", "evaluation.log"
 """What the judge found, sealed; and what the candidate's model printed while it was examined."""
+SCRATCH, COPIES = "scratch", "copies"
+"""There while an isolated training runs: what it sees as its job's folder, and its copies of caches."""
 OF_A_TRAINING = (
     *(JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE),
     *(EVALUATION_FILE, EVALUATION_LOG_FILE),

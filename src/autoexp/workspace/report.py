@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from autoexp.runs.records import Metric, Outcome
 from autoexp.workspace import seals
 from autoexp.workspace.files import tail
-from autoexp.workspace.paths import LOG_FILE, METRICS_FILE, REPORT_FILE
+from autoexp.workspace.paths import CHECKPOINT_FILE, LOG_FILE, METRICS_FILE, REPORT_FILE
 
 TAIL_BYTES = 1 << 20
 """How much of a log's end is searched for the summary: it is the last thing printed."""
@@ -155,6 +155,34 @@ def _failed(
         reason = "; ".join(each for each in (reason, said) if each)
     ended = status if status in ("timeout", "killed", "lost") else "crash"
     return Outcome.model_validate({"status": ended, "reason": words(reason, REASON_CHARACTERS), **known})
+
+
+def checked(result: Outcome, folder: Path, expected: Mapping[str, float]) -> Outcome:
+    """`result`, unless the report in `folder` says of itself that it is of another training than was asked for: one
+    with another seed, or another budget. What a report does not say is not held against it. Never raises.
+    """
+    if result.status != "success":
+        return result
+    try:
+        report = _report(folder / REPORT_FILE) or {}
+        for name, value in expected.items():
+            said = finite(report.get(name))
+            if said is not None and said != value:
+                why = f"it was to train with {name} {value:g}, and reports {said:g}"
+                return result.model_copy(update={"status": "crash", "metric": None, "reason": why})
+    except Exception as error:  # as in `outcome`
+        why = words(f"what it reported cannot be read: {error}", REASON_CHARACTERS)
+        return result.model_copy(update={"status": "crash", "metric": None, "reason": why})
+    return result
+
+
+def checkpoint_mb(folder: Path) -> float | None:
+    """Megabytes (2^20 bytes) of the checkpoint in `folder`; None without one."""
+    try:
+        found = (folder / CHECKPOINT_FILE).lstat()
+    except OSError:
+        return None
+    return round(found.st_size / (1 << 20), 3) if stat.S_ISREG(found.st_mode) else None
 
 
 def printed(log: str, metric: str = "") -> dict[str, float]:
