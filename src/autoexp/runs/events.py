@@ -133,6 +133,8 @@ class TrainingStarted(_Event):
     slot: int = 0
     judged: bool = False
     """Whether the harness's judge evaluates it. The trainer's own word for the metric then counts nothing."""
+    why_not_judged: str = ""
+    """Why the trainer evaluates it itself, in words; '' in the journals of older releases."""
     isolated: bool = False
     """Whether it sees only what it needs. By what, its outcome says."""
     why_not_isolated: str = ""

@@ -27,24 +27,30 @@ def evaluates(executor: Executor) -> bool:
     return bool(getattr(executor, "evaluates", False))
 
 
-def evaluation(
-    state: RunState, context: Context, commit: str, source: str, checkpoint: str | None = None
-) -> Evaluation | None:
-    """How the training of `commit` is to be judged, or the evaluation of `checkpoint`; None: by the trainer itself.
+def unjudged(state: RunState, context: Context) -> str:
+    """Why the trainings of this run are evaluated by the trainer itself; '' when the judge evaluates them.
 
     It is settled by the program that the run began with: a candidate that cannot be judged does not judge itself, it
-    fails. Raises PreconditionError where the settings want the judge and he cannot be had.
+    fails. Raises PreconditionError where the settings want the judge and it cannot be had.
     """
     wanted = context.settings.train.evaluation
     if wanted == "trainer":
-        return None
-    why, script, profile = _looked_at(state, context)
+        return 'train.evaluation is "trainer"'
+    why, _, profile = _looked_at(state, context)
     if why and wanted == "judge":
         raise PreconditionError(
             f'train.evaluation is "judge", and {why}', 'set evaluation = "auto" under [train], then: autoexp resume'
         )
-    if why or (wanted == "auto" and profile not in TRIED):
-        return None
+    if not why and wanted == "auto" and profile not in TRIED:
+        return 'the judge has not been run on a GPU yet: it is to be asked for (train.evaluation = "judge")'
+    return why
+
+
+def evaluation(
+    state: RunState, context: Context, commit: str, source: str, checkpoint: str | None = None
+) -> Evaluation:
+    """How the training of `commit` is to be judged, or the evaluation of `checkpoint`, where `unjudged` says nothing."""
+    _, script, profile = _looked_at(state, context)
     ensure_key(context.paths.seal_key)
     return Evaluation(
         program=script,
@@ -56,17 +62,6 @@ def evaluation(
         seconds=context.settings.train.evaluation_seconds,
         checkpoint=Path(checkpoint) if checkpoint else None,
     )
-
-
-def unjudged(state: RunState, context: Context) -> str:
-    """Why the trainings of this run are evaluated by the trainer itself; '' when the judge evaluates them."""
-    wanted = context.settings.train.evaluation
-    if wanted == "trainer":
-        return 'train.evaluation is "trainer"'
-    why, _, profile = _looked_at(state, context)
-    if not why and wanted == "auto" and profile not in TRIED:
-        return 'the judge has not been run on a GPU yet: it is to be asked for (train.evaluation = "judge")'
-    return why
 
 
 def _looked_at(state: RunState, context: Context) -> tuple[str, str, str]:

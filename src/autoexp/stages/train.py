@@ -12,7 +12,7 @@ from autoexp.runs.fairness import over_budget
 from autoexp.runs.records import Outcome, Taken
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.context import Context
-from autoexp.spec.judging import evaluation
+from autoexp.spec.judging import evaluation, unjudged
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Evaluation, Exit, Isolation, JobSpec, missing_isolation
 from autoexp.workspace.candidate import editable_texts
@@ -40,7 +40,10 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
     executor = context.executor()
     if iteration.job is None:
         source = iteration.applied.source if iteration.applied else ""
-        judged = evaluation(state, context, iteration.commit, source, iteration.reevaluate)
+        why_unjudged = unjudged(state, context)
+        judged = None
+        if not why_unjudged:
+            judged = evaluation(state, context, iteration.commit, source, iteration.reevaluate)
         pid, why_not = None, _unisolated(state, context)
         _put_aside_a_stranger(folder, iteration.commit)
         if not (folder / JOB_FILE).exists():
@@ -55,6 +58,7 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
             pid=pid,
             slot=iteration.slot,
             judged=judged is not None,
+            why_not_judged=why_unjudged,
             isolated=why_not is None,
             why_not_isolated=why_not or "",
         )
