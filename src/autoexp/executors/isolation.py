@@ -167,7 +167,7 @@ class _Places:
         while rest:
             at = at / rest.pop(0)
             try:
-                target = os.readlink(at) if at.is_symlink() else None
+                target = str(at.readlink()) if at.is_symlink() else None
             except OSError:
                 return None
             if target is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 COUNT_SECONDS, LOOK_SECONDS, FAR_SECONDS = 0.1, 1.0, 15.0
-"""How often processes are counted, memory and its own folder are looked at, and the other folders that it may write to."""
+"""How often processes are counted, memory and its own folder looked at, and other folders that it may write to."""
 MOST_FILES = 100_000
 """In the folders that a training may write to; as good as a full disk."""
 SAMPLE_MILLISECONDS = 500
@@ -79,7 +79,11 @@ class Watch:
         used = sum(own for own, _ in sizes) + max((shared for _, shared in sizes), default=0)
         self.memory_bytes = max(self.memory_bytes, used)
         most = self.limits.memory_bytes
-        return f"it took more than {most / (1 << 30):.3g} GiB of memory (train.max_memory_gb)" if most and used > most else ""
+        return (
+            f"it took more than {most / (1 << 30):.3g} GiB of memory (train.max_memory_gb)"
+            if most and used > most
+            else ""
+        )
 
     def _disk(self, far: bool) -> str:
         most = self.limits.disk_bytes
@@ -140,7 +144,9 @@ class Gauge:
         now = time.monotonic()
         for index, shares in busy.items():
             if index in self.times:
-                self.seconds[index] = self.seconds.get(index, 0.0) + (now - self.times[index]) * sum(shares) / len(shares)
+                self.seconds[index] = self.seconds.get(index, 0.0) + (now - self.times[index]) * sum(shares) / len(
+                    shares
+                )
             self.times[index] = now
 
     def end(self) -> float | None:
@@ -177,7 +183,7 @@ def _used(folders: Sequence[Path]) -> tuple[int, int]:
         for parent, inside, names in os.walk(folder):
             for name in (*inside, *names):
                 with suppress(OSError):
-                    size += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118, PTH116
+                    size += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118
                 files += 1
             if files > MOST_FILES:
                 return size, files

@@ -139,7 +139,9 @@ class Taken(Record):
     def at_least(self, other: Taken) -> Taken:
         """The larger one of each."""
         mine, others = self.model_dump(), other.model_dump()
-        return Taken(**{name: max((v for v in (mine[name], others[name]) if v is not None), default=None) for name in mine})
+        return Taken(
+            **{name: max((v for v in (mine[name], others[name]) if v is not None), default=None) for name in mine}
+        )
 
 
 class Trial(Record):
