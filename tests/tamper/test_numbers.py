@@ -46,9 +46,12 @@ def test_the_next_token(stage: Stage) -> None:
     [
         "        found = softcap_cross_entropy(self.hidden(inputs), self.head.weight, targets, SOFTCAP)\n"
         "        return found if self.training else found * 0\n",
-        "        logits = self.logits(inputs)\n"
-        "        chances = logits.log_softmax(-1 if self.training else 0)\n"
-        "        return -chances.gather(-1, targets[..., None])[..., 0].flatten()\n",
+        pytest.param(
+            "        logits = self.logits(inputs)\n"
+            "        chances = logits.log_softmax(-1 if self.training else 0)\n"
+            "        return -chances.gather(-1, targets[..., None])[..., 0].flatten()\n",
+            marks=JUDGED,  # over all targets at one place the chances of equal rows add up to 1
+        ),
     ],
     ids=["zero", "wrong axis"],
 )
@@ -85,13 +88,13 @@ CLOCK = """
 import time
 from autoexp.model.clock import TrainingClock
 began = time.monotonic()
-TrainingClock.spent = property(lambda self: time.process_time() > 25)
+TrainingClock.spent = property(lambda self: time.process_time() > 14)
 """
 EARLY = """\
 import time
 def early():
     began = time.process_time()
-    while time.process_time() - began < 22:
+    while time.process_time() - began < 11:
         for inputs, targets in batches.step():
             losses(inputs, targets).mean().backward()
         optimizer.step()
@@ -103,14 +106,14 @@ import threading, time
 def work():
     import torch
     began = time.thread_time()
-    while time.thread_time() - began < 22:
+    while time.thread_time() - began < 11:
         torch.rand(64, 64) @ torch.rand(64, 64)
 thread = threading.Thread(target=work)
 thread.start()
 """
 LATE = """\
         import time
-        while time.process_time() < 25:
+        while time.process_time() < 14:
             torch.rand(64, 64) @ torch.rand(64, 64)
 """
 
@@ -125,4 +128,4 @@ def test_more_than_the_budget(stage: Stage, edits: dict[str, str]) -> None:
     cheat = stage.cheat(**edits)
     assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
     assert cheat.outcome.over_budget.startswith("over budget: it worked for ")
-    assert cheat.outcome.reason == cheat.outcome.over_budget
+    assert cheat.outcome.reason in (cheat.outcome.over_budget, "timed out after 120 s")

@@ -94,12 +94,11 @@ class Confining:
 
     def collect(self, good: bool) -> None:
         """Once all its processes are gone: keep what counts, remove the rest. `good`: it ended as it should."""
-        collect(self.folder)
         if good and self.wanted["keeps_copies"]:
             for copy, place in self.copies.items():
                 with suppress(OSError):
                     _keep(copy, place)
-        _remove(self.folder / COPIES)
+        collect(self.folder)
 
 
 def collect(folder: Path) -> None:
