@@ -3,8 +3,8 @@
     <the job's folder>/scratch/          what the training sees in place of the job's folder, and all that it can change
                        copies/<n>/       its copies of the caches of compiled code
 
-The keeper's own files are out of its sight. When it has ended, plain files and folders are moved from the scratch folder
-to the job's; links, pipes and what has the name of a keeper's file are not.
+The keeper's own files are out of its sight. When it has ended, plain files and folders are moved from the scratch
+folder to the job's; links, pipes and what has the name of a keeper's file are not.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from autoexp.workspace.paths import COPIES, METRICS_FILE, SCRATCH
 MOST_ENTRIES = 1000
 """So many files and folders of a training are kept at most; a report, a checkpoint and some logs are a handful."""
 KEEPERS = frozenset(
-    (names.JOB_FILE, names.LOCK_FILE, names.EXIT_FILE, names.KILL_FILE, names.ERRORS_FILE, names.WAIT_FILE)
-    + (names.LOG_FILE, names.PATCH_FILE, SCRATCH, COPIES, "evaluation.json", "evaluation.log", "triage")
+    [
+        *(names.JOB_FILE, names.LOCK_FILE, names.EXIT_FILE, names.KILL_FILE, names.ERRORS_FILE, names.WAIT_FILE),
+        *(names.LOG_FILE, names.PATCH_FILE, SCRATCH, COPIES, "evaluation.json", "evaluation.log", "triage"),
+    ]
 )
+"""What the job's folder holds that is not of the training's making."""
 LARGEST_CACHE = 4 << 30
 """A larger cache is not copied: the training then compiles all that it wants."""
 COPY_SECONDS = 120.0
@@ -91,12 +94,11 @@ class Confining:
 
     def collect(self, good: bool) -> None:
         """Once all its processes are gone: keep what counts, remove the rest. `good`: it ended as it should."""
-        collect(self.folder)
         if good and self.wanted["keeps_copies"]:
             for copy, place in self.copies.items():
                 with suppress(OSError):
                     _keep(copy, place)
-        _remove(self.folder / COPIES)
+        collect(self.folder)
 
 
 def collect(folder: Path) -> None:

@@ -132,6 +132,7 @@ def _mounts(view: View) -> Iterator[str]:
     etc = CONFIGURATION + (RESOLVING if view.network else ())
     system = [Path(place) for place in (*SYSTEM, *(f"/etc/{name}" for name in etc))]
     yield from _Places(view, system).mounts()
+    yield from ("--remount-ro", "/", "--remount-ro", "/dev")  # both were made to hold the mounts
 
 
 def home() -> str:
@@ -167,7 +168,7 @@ class _Places:
         while rest:
             at = at / rest.pop(0)
             try:
-                target = os.readlink(at) if at.is_symlink() else None
+                target = str(at.readlink()) if at.is_symlink() else None
             except OSError:
                 return None
             if target is not None:

@@ -159,8 +159,9 @@ def _supervise(
             status, reason = "killed", "its folder was removed"
         elif os.fstat(log).st_size > log_bytes:  # it would go on until the disk is full, and again when it is rerun
             reason = f"its log passed {log_bytes / (1 << 30):.3g} GiB"
-        elif reason := watch.look():
-            if confining is not None:
+        else:
+            reason = watch.look()
+            if reason and confining is not None:
                 child.kill()  # and all that it confines, however many they are
         if reason:
             break

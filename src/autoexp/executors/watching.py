@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 COUNT_SECONDS, LOOK_SECONDS, FAR_SECONDS = 0.1, 1.0, 15.0
-"""How often processes are counted, memory and its own folder are looked at, and the other folders that it may write to."""
+"""How often processes are counted, memory and its own folder looked at, and other folders that it may write to."""
 MOST_FILES = 100_000
 """In the folders that a training may write to; as good as a full disk."""
 SAMPLE_MILLISECONDS = 500
@@ -183,7 +183,7 @@ def _used(folders: Sequence[Path]) -> tuple[int, int]:
         for parent, inside, names in os.walk(folder):
             for name in (*inside, *names):
                 with suppress(OSError):
-                    size += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118, PTH116
+                    size += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118
                 files += 1
             if files > MOST_FILES:
                 return size, files

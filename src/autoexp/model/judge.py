@@ -255,7 +255,7 @@ def open_checkpoint(path: Path, times: int) -> list[int]:
     files: list[int] = []
     why = ""
     try:
-        for _ in range(times):
+        while len(files) < times:
             files.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
         found = [os.fstat(file) for file in files]
         if not all(stat.S_ISREG(each.st_mode) for each in found):

@@ -15,8 +15,8 @@ evaluated longer."""
 SHARE, SECONDS = 0.1, 5.0
 """And this part of the budget more, or so many seconds: the last step overruns, and a busy machine is slow."""
 MORE_WORK = 1.25
-"""On a processor it has besides worked so many times as much as the baseline: on a machine that others use too, the same
-work may take any time by the clock on the wall."""
+"""On a processor it has besides worked so many times as much as the baseline: on a machine that others use too, the
+same work may take any time by the clock on the wall."""
 
 
 def over_budget(taken: Taken, baseline: Taken | None, budget: float) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 METRIC = "val_bpb"
 """What the judge computes."""
 TRIED = ("cpu",)
-"""Profiles of whose machines the judge was run on: by default it evaluates there, and elsewhere when it is asked for."""
+"""Profiles on whose machines the judge was run: by default it evaluates there, and elsewhere when it is asked for."""
 
 
 def evaluates(executor: Executor) -> bool:
@@ -49,7 +49,7 @@ def unjudged(state: RunState, context: Context) -> str:
 def evaluation(
     state: RunState, context: Context, commit: str, source: str, checkpoint: str | None = None
 ) -> Evaluation:
-    """How the training of `commit` is to be judged, or the evaluation of `checkpoint`, where `unjudged` says nothing."""
+    """How the training of `commit` is to be judged, or `checkpoint` without one, where `unjudged` gives no reason."""
     _, script, profile = _looked_at(state, context)
     ensure_key(context.paths.seal_key)
     return Evaluation(

@@ -98,7 +98,7 @@ def _outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_s
         what = f"no {metric.name} in {where}" if value is None else f"{metric.name} is {value}"
         return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
     # the training is done, however its evaluation ended
-    known["checkpoint"] = _checkpoint(report) if report and report.get("phase") == "evaluate" else None
+    known["checkpoint"] = _checkpoint(report, folder) if report and report.get("phase") == "evaluate" else None
     return _failed(report, log, status, code, reason, known)
 
 
@@ -117,7 +117,7 @@ def _judged(
         return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
     if found is None or status != "exited" or code != 0:
         if found is not None:  # the training is done, and what came after it was cut off
-            known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)})
+            known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)}, judged.checkpoint.parent)
             known["evaluated_by"] = "judge"
         if status == "exited" and code == 0:
             reason = "there is no evaluation of it that the run's key has sealed"
@@ -129,7 +129,7 @@ def _judged(
     if record.get("status") == "ok" and value is not None:
         known["metrics"] = {metric.name: value, **known["metrics"]}
         return Outcome(status="success", metric=value, **known)
-    known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)})
+    known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)}, judged.checkpoint.parent)
     what = str(record.get("reason") or f"no {metric.name} in its evaluation")
     return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
 
@@ -285,14 +285,17 @@ def _first(numbers: dict[str, float], *names: str) -> float:
     return values[0] if values else 0.0
 
 
-def _checkpoint(report: dict[str, Any]) -> str | None:
-    """The path of a checkpoint that is there."""
+def _checkpoint(report: dict[str, Any], folder: Path) -> str | None:
+    """The path of a checkpoint that is there: a file in the job's own folder. One of another trial would be evaluated
+    as if it were this one's.
+    """
     path = report.get("checkpoint")
     if not isinstance(path, str) or not path or words(path, PATH_CHARACTERS) != path:
         return None
     try:
-        return path if Path(path).is_file() else None
-    except OSError:  # a name that is too long
+        own = os.path.normpath(Path(path).parent) == os.path.normpath(folder)
+        return path if own and stat.S_ISREG(Path(path).lstat().st_mode) else None
+    except (OSError, ValueError):  # a name that is too long
         return None
 
 
