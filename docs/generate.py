@@ -189,6 +189,13 @@ WORDS = {
     "Applied.constants": "The program's constants.",
     "TrainingStarted.pid": "The keeper's process.",
     "TrainingStarted.slot": "The worker's place.",
+    "Isolation.network": "Whether it has the network.",
+    "Isolation.max_processes": "With more at a time it is ended.",
+    "Isolation.max_disk_bytes": "Of files; with more it is ended.",
+    "Isolation.max_memory_bytes": "Of the machine's memory; with more it is ended. None: as much as there is.",
+    "Taken.wall_seconds": "From its start to its end.",
+    "Taken.cpu_seconds": "Processor time of all its processes.",
+    "Taken.gpu_seconds": "Time that its busiest GPU was at work.",
     "TrainingEnded.outcome": "How.",
     "Triaged.action": "What is done.",
     "Triaged.reason": "Why.",
@@ -294,6 +301,9 @@ TYPES = {
     "Amount": 'number above 0, or `"none"`',
     "Count": 'whole number above 0, or `"none"`',
     "Goal": 'number, or `"none"`',
+    "Literal['auto', 'judge', 'trainer']": "`auto`, `judge` or `trainer`",
+    "Literal['auto', 'required', 'off']": "`auto`, `required` or `off`",
+    "PositiveFloat | None": "number above 0",
 }
 """The types of settings, in words."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autoexp.model.errors import Missing
-from autoexp.model.prepared import evaluated_rows, find_prepared, read_prepared
+from autoexp.model.prepared import find_prepared, read_prepared, spread
 from autoexp.model.tokenizer import Tokenizer
 
 from .conftest import command, environment
@@ -138,7 +138,7 @@ def test_the_test_split_is_what_no_evaluation_sees(tiny_data: Path) -> None:
     data = read_prepared(tiny_data)
     assert data is not None and data.has_test
     val, test = data.rows("val"), data.rows("test")
-    evaluated = {val[row].tobytes() for row in evaluated_rows(len(val), data.eval_rows)}
+    evaluated = {val[row].tobytes() for row in spread(len(val), data.eval_rows)}
     assert len(test) == min(data.eval_rows, len(val) - data.eval_rows)
     assert not evaluated & {row.tobytes() for row in test}
     assert {row.tobytes() for row in test} <= {row.tobytes() for row in val}

@@ -17,7 +17,7 @@ CREATED = ev.RunCreated(at=1.0, run_id="r", branch="b", base="0" * 40, seed=7, m
 PROPOSED = ev.Proposed(iteration=1, base="0" * 40, proposal=proposal(LR=0.5), proposer="me")
 APPLIED = ev.Applied(iteration=1, attempt=1, status="applied", tree="t", source="s")
 COMMITTED = ev.Committed(iteration=1, attempt=1, commit="c" * 40, ref="ref")
-STARTED = ev.TrainingStarted(iteration=1, attempt=1, folder="f", pid=3)
+STARTED = ev.TrainingStarted(iteration=1, attempt=1, folder="f", pid=3, isolated=True)
 ENDED = ev.TrainingEnded(iteration=1, attempt=1, outcome=Outcome(status="success", metric=0.5))
 TRIAGED = ev.Triaged(iteration=1, attempt=1, action="proceed")
 RECORDED = ev.Recorded(trial=trial(1, 0.5))

@@ -140,6 +140,13 @@ def training(item: InProgress) -> str:
     return " · ".join(map(clean, words))
 
 
+def isolation(report: Status) -> str:
+    """Whether trainings see only what they need, and why not; '' before any."""
+    if report.isolated:
+        return "yes"
+    return "no: " + clean(report.why_not_isolated) if report.why_not_isolated else ""
+
+
 def left(item: InProgress) -> float | None:
     """Seconds until the training's budget is used up, as far as its trainer says."""
     known = item.progress
@@ -189,6 +196,7 @@ def show_status(report: Status) -> None:
     show_fields(("question", asked(each)) for each in report.questions)
     show_fields(("steering", f"{each.number}. {clean(each.text)}") for each in report.guidance)
     show_fields(("note", clean(note)) for note in report.notes[-3:])
+    show_fields((("isolated", isolation(report)),))
     where = [short(report.paths.run), short(report.paths.log)]
     show_fields((("run", where[0]), ("log", where[1])))
     show_fields((("training", short(report.paths.train_log) if report.paths.train_log else ""),))

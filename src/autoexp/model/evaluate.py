@@ -1,8 +1,4 @@
-"""Bits per byte: the one number that a trial is judged by.
-
-The cross-entropies (nats) of all targets that are text are summed and divided by ln 2 times the bytes of that text.
-It does not depend on the vocabulary, and a special token, which is no text, counts neither above nor below the line.
-"""
+"""Bits per byte of a model in this process: the one number that a trial is judged by, as scoring.py defines it."""
 
 from __future__ import annotations
 
@@ -17,15 +13,11 @@ from autoexp.model.data import to_device
 from autoexp.model.devices import Device
 from autoexp.model.distributed import World
 from autoexp.model.errors import TrainingFailed
-from autoexp.model.prepared import Prepared, evaluated_rows
+from autoexp.model.prepared import Prepared
+from autoexp.model.scoring import bits_per_byte, evaluated_rows
 
 # (inputs, targets), each (rows, seq_len) int64 -> the cross-entropy of every target in nats, (rows, seq_len) float32
 Losses = Callable[[Tensor, Tensor], Tensor]
-
-
-def bits_per_byte(nats: float, text_bytes: int) -> float:
-    """Nats over `text_bytes` bytes of text, in bits a byte."""
-    return nats / (math.log(2) * text_bytes)
 
 
 def evaluate(
@@ -45,7 +37,7 @@ def evaluate(
     """
     world = world or World()
     rows = data.rows(split)
-    chosen = evaluated_rows(len(rows), min(data.eval_rows, len(rows)))[world.rank :: world.size]
+    chosen = evaluated_rows(data, split)[world.rank :: world.size]
     lengths = torch.from_numpy(data.token_bytes()).to(device.torch_device)  # (vocab_size,)
     nats: list[Tensor] = []
     sizes: list[Tensor] = []

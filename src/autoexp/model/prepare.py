@@ -32,10 +32,10 @@ from autoexp.model.prepared import (
     TOKENIZER,
     cache_folder,
     check_vocabulary,
-    evaluated_rows,
     folder_name,
     read_prepared,
     rows_of,
+    spread,
 )
 from autoexp.model.profiles import PROFILES, Profile, pick
 from autoexp.model.rowfile import write_rows, write_unevaluated
@@ -183,7 +183,7 @@ def build(request: Request, progress: Progress, workers: int) -> dict[str, Any]:
                 counts["test"] = written["rest"]
     if not source.own_test and most["val"] is None:
         val = rows_of(folder / ROWS["val"], counts["val"]["rows"], profile.seq_len)
-        chosen = evaluated_rows(len(val), min(eval_rows, len(val)))
+        chosen = spread(len(val), min(eval_rows, len(val)))
         if (rest := write_unevaluated(folder / ROWS["test"], val, chosen, lengths)) is not None:
             counts["test"] = {**rest, "kept": counts["val"]["kept"]}
     if "test" not in counts:

@@ -21,7 +21,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,16 +98,19 @@ class Prepared:
         return np.asarray(np.load(self.folder / TOKEN_BYTES, allow_pickle=False), dtype=np.int32)
 
 
-def read_prepared(folder: Path) -> Prepared | None:
-    """The folder if it is ready: a whole meta.json of this format and row files of the size it says. Else None."""
+def read_prepared(folder: Path, splits: Iterable[str] = tuple(ROWS)) -> Prepared | None:
+    """The folder if it is ready: a whole meta.json of this format and row files of the size it says. Else None.
+
+    Only those of `splits` are looked at.
+    """
     try:
         meta = json.loads((folder / META).read_text())
         if meta["version"] != FORMAT:
             return None
-        for split, name in ROWS.items():
+        for split in splits:
             if split not in ALWAYS and split not in meta:
                 continue
-            if (folder / name).stat().st_size != meta[split]["rows"] * (meta["seq_len"] + 1) * 2:
+            if (folder / ROWS[split]).stat().st_size != meta[split]["rows"] * (meta["seq_len"] + 1) * 2:
                 return None
         if not ((folder / TOKEN_BYTES).is_file() and (folder / TOKENIZER).is_file()):
             return None
@@ -119,17 +122,19 @@ def read_prepared(folder: Path) -> Prepared | None:
 def find_prepared(profile: str, environ: Mapping[str, str] = os.environ) -> Prepared:
     """The folder that a training uses: `$AUTOEXP_DATA`, else the newest ready one of the cache for `profile`.
 
+    A training that others evaluate (AUTOEXP_EVALUATION=judge) needs no validation rows, and may not see them.
     Raises Missing if there is none, BadInput if `$AUTOEXP_DATA` names a folder that is not ready.
     """
+    splits = ("train",) if environ.get("AUTOEXP_EVALUATION") == "judge" else tuple(ROWS)
     command = f"python -m autoexp.model.prepare --dataset bundled --profile {profile}"
     if named := environ.get("AUTOEXP_DATA"):
-        ready = read_prepared(Path(named).expanduser().absolute())
+        ready = read_prepared(Path(named).expanduser().absolute(), splits)
         if ready is None:
             raise Missing(f"AUTOEXP_DATA={named} holds no data that is ready", f"{command} --out {named}")
         return ready
     found: list[tuple[float, str, Prepared]] = []
     for meta in (cache_folder(environ) / "prepared").glob(f"*/{META}"):
-        ready = read_prepared(meta.parent)
+        ready = read_prepared(meta.parent, splits)
         if ready is not None and ready.meta.get("profile") == profile:
             found.append((meta.stat().st_mtime, str(meta), ready))
     if not found:
@@ -142,7 +147,7 @@ def rows_of(path: Path, count: int, seq_len: int) -> Rows:
     return np.memmap(path, dtype="<u2", mode="r", shape=(count, seq_len + 1))
 
 
-def evaluated_rows(there: int, wanted: int) -> npt.NDArray[np.int64]:
+def spread(there: int, wanted: int) -> npt.NDArray[np.int64]:
     """Which rows of a split of `there` rows are evaluated: `wanted` of them, from the first to the last."""
     return np.linspace(0, there - 1, wanted).round().astype(np.int64)
 

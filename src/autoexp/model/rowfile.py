@@ -16,7 +16,7 @@ from autoexp.model.console import Progress
 from autoexp.model.encoding import Encoded
 from autoexp.model.errors import BadInput
 from autoexp.model.packing import Packer
-from autoexp.model.prepared import evaluated_rows
+from autoexp.model.prepared import spread
 from autoexp.model.storage import replacing
 from autoexp.model.tokenizer import Ids
 
@@ -119,7 +119,7 @@ def write_unevaluated(
     if not len(left):
         path.unlink(missing_ok=True)
         return None
-    picked = rows[left[evaluated_rows(len(left), min(len(left), len(chosen)))]]
+    picked = rows[left[spread(len(left), min(len(left), len(chosen)))]]
     with replacing(path) as file:
         file.write(picked.astype("<u2", copy=False).tobytes())
     tokens = picked[:, 1:]

@@ -8,7 +8,7 @@
         trial.finish(model, losses)
 
 Environment: AUTOEXP_REPORT, AUTOEXP_SEED, AUTOEXP_BUDGET_SECONDS, AUTOEXP_DATA, AUTOEXP_CHECKPOINT, AUTOEXP_EVALUATE,
-AUTOEXP_PROFILE, and those of devices.py, attention, memory.py and distributed.py.
+AUTOEXP_EVALUATION, AUTOEXP_PROFILE, and those of devices.py, attention, memory.py and distributed.py.
 """
 
 from __future__ import annotations
@@ -333,9 +333,10 @@ class Trial:
 
     # --- judging ------------------------------------------------------------------------------------------------
 
-    def finish(self, model: torch.nn.Module, losses: Losses) -> float:
+    def finish(self, model: torch.nn.Module, losses: Losses) -> float | None:
         """Save the weights, evaluate, report and print the summary. Returns the validation bits per byte.
 
+        With AUTOEXP_EVALUATION=judge other processes evaluate the weights (judge.py): it saves them and returns None.
         `losses` is what `compiled` returned: called with inputs and targets it gives the cross-entropy of every
         target, (rows, seq_len) float32, in nats. `model` itself must take shorter rows too. Raises TrainingFailed
         if they fail the tests of audit.py.
@@ -344,14 +345,23 @@ class Trial:
         self.phase = "evaluate"
         model.eval()
         self.world.broadcast_parameters(model)  # what is judged is what is saved, whatever train.py did
+        judged = self.environ.get("AUTOEXP_EVALUATION") == "judge"
         if not self.world.leads:
+            if judged:
+                return None
             val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world)
             if self.tests:
                 evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world, split="test")
             return val_bpb
         report = {"status": "evaluating", "phase": "evaluate", **self._facts(model)}
+        report["evaluated_by"] = "judge" if judged else "trainer"
         report["checkpoint"] = str(self.checkpoint or self.path.with_name("checkpoint.pt"))
         began = seconds_since_process_start()
+        if judged:
+            self._evaluated(0.0)
+            self._save(model, report)
+            self._ended(report | {"status": "trained", "total_seconds": seconds_since_process_start()})
+            return None
         with ThreadPoolExecutor(1) as pool:  # weights are written while the device evaluates them; both are waited for
             saving = pool.submit(self._save, model, report)
             self._evaluated(0.0)
@@ -369,17 +379,20 @@ class Trial:
         ended = seconds_since_process_start()
         report |= {
             "status": "ok",
-            "phase": "done",
             "metrics": metrics,
             "val_bpb": val_bpb,
             "eval_seconds": ended - began,
             "total_seconds": ended,
             "peak_memory_mb": max(self.device.peak_memory_mb(), report["peak_memory_mb"]),
         }
-        write_report(self.path, whole(report))
-        self.phase = "done"
-        self.observer.say(summary(report))
+        self._ended(report)
         return val_bpb
+
+    def _ended(self, report: dict[str, Any]) -> None:
+        assert self.path is not None
+        self.phase = "done"
+        write_report(self.path, whole({**report, "phase": "done"}))
+        self.observer.say(summary(report))
 
     def _save(self, model: torch.nn.Module, report: dict[str, Any]) -> None:
         """Write the weights, unless they came from a file, and say that an evaluation may go on from them."""

@@ -136,6 +136,14 @@ class TrainingStarted(_Event):
     """The job's folder, relative to the run's."""
     pid: int | None = None
     slot: int = 0
+    judged: bool = False
+    """Whether the harness's judge evaluates it. The trainer's own word for the metric then counts nothing."""
+    why_not_judged: str = ""
+    """Why the trainer evaluates it itself, in words; '' in the journals of older releases."""
+    isolated: bool = False
+    """Whether it sees only what it needs. By what, its outcome says."""
+    why_not_isolated: str = ""
+    """Why it is not, in words; '' in the journals of older releases."""
 
 
 class TrainingEnded(_Event):

@@ -23,6 +23,7 @@ from autoexp.runs.records import (
     Question,
     Record,
     Spent,
+    Taken,
     Trial,
 )
 from autoexp.runs.resting import judged, rested
@@ -89,6 +90,11 @@ class RunState(Record):
     next_number: int = 1
     """The number that the next loop iteration will get."""
     best: Best | None = None
+    baseline_taken: Taken | None = None
+    """What the trainings of the baseline took, the most of each."""
+    isolated: bool | None = None
+    """Whether the last training was isolated, None before any."""
+    why_not_isolated: str | None = None
     earlier_seconds: float = 0.0
     """What the sessions before the present one worked; of a closed one, it too."""
     trainings: int = 0
@@ -358,11 +364,26 @@ def _committed(state: RunState, event: ev.Committed) -> Changes:
 def _training_started(state: RunState, event: ev.TrainingStarted) -> Changes:
     iteration = _open(state, event.iteration)
     again = iteration.job is not None or iteration.reevaluate is not None
-    return {**_moved(state, iteration, "train", job=event), "trainings": state.trainings + (not again)}
+    changes = _moved(state, iteration, "train", job=event)
+    why_not = event.why_not_isolated or None
+    told = event.isolated or why_not is not None
+    return {
+        **changes,
+        "trainings": state.trainings + (not again),
+        "isolated": event.isolated if told else state.isolated,
+        "why_not_isolated": why_not if told else state.why_not_isolated,
+    }
 
 
 def _training_ended(state: RunState, event: ev.TrainingEnded) -> Changes:
-    return _moved(state, _open(state, event.iteration), outcome=event.outcome)
+    iteration, outcome = _open(state, event.iteration), event.outcome
+    changes = _moved(state, iteration, outcome=outcome)
+    if event.iteration or outcome.status != "success" or iteration.reevaluate is not None:
+        return changes
+    taken = Taken(
+        wall_seconds=outcome.wall_seconds or 0.0, cpu_seconds=outcome.cpu_seconds, gpu_seconds=outcome.gpu_seconds
+    )
+    return {**changes, "baseline_taken": state.baseline_taken.at_least(taken) if state.baseline_taken else taken}
 
 
 def _triaged(state: RunState, event: ev.Triaged) -> Changes:

@@ -140,6 +140,10 @@ class Status(BaseModel):
     """What the person wants kept in mind, as far as it is in force."""
     questions: list[Question]
     """What proposers want to know from the person, as far as it is not answered."""
+    isolated: bool | None
+    """Whether the last training sees only what it needs; null before any."""
+    why_not_isolated: str | None
+    """Why it does not, in words."""
 
 
 def status(paths: RunPaths) -> Status:
@@ -197,6 +201,8 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         audit=check_shown(state, audit) if audit is not None else None,
         guidance=list(state.steering),
         questions=list(state.unanswered),
+        isolated=state.isolated,
+        why_not_isolated=state.why_not_isolated,
     )
 
 

@@ -115,6 +115,8 @@ def limits(check: Check) -> list[str]:
     said = {(seed, outcome.metrics.get("seed")) for seed, outcome in outcomes if outcome.metric is not None}
     if any(own is not None and own != seed for seed, own in said):
         found.append("the trainer trained with other seeds than it was given")
+    if any(outcome.evaluated_by == "trainer" for _, outcome in outcomes):
+        found.append("evaluated by the trainer itself, in the process that runs the candidate's code")
     for training in check.failed:
         reason = training.outcome.reason or training.outcome.status if training.outcome is not None else ""
         found.append(f"{training.program} with seed {training.seed} failed: {reason[:300]}")

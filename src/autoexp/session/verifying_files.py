@@ -14,11 +14,11 @@ from autoexp.runs.records import Outcome
 from autoexp.runs.state import RunState
 from autoexp.session.snapshot import LEFT_OUT
 from autoexp.session.views import results
-from autoexp.workspace.paths import EXIT_FILE, JOB_FILE, REPORT_FILE, RunPaths, cache_dir
-from autoexp.workspace.report import outcome
+from autoexp.workspace.paths import CHECKPOINT_FILE, EXIT_FILE, JOB_FILE, REPORT_FILE, RunPaths, cache_dir
+from autoexp.workspace.report import Judged, outcome
 
 Found = Iterator[tuple[Literal["holds", "note"], str]]
-COMPARED = ("status", "metric", "metrics", "exit_code")
+COMPARED = ("status", "metric", "metrics", "exit_code", "evaluated_by", "seal")
 """Of an outcome, what is computed again from the files."""
 
 
@@ -26,7 +26,7 @@ def trainings(paths: RunPaths, events: Sequence[ev.Event], state: RunState) -> F
     """Raises AutoexpError for the first training whose files say something else than the journal."""
     looked = missing = 0
     commits: dict[int, str] = {}
-    jobs: dict[Any, tuple[str, str]] = {}
+    jobs: dict[Any, tuple[ev.TrainingStarted, str]] = {}
     for event in events:
         match event:
             case ev.BaselineOpened():
@@ -36,15 +36,15 @@ def trainings(paths: RunPaths, events: Sequence[ev.Event], state: RunState) -> F
             case ev.Committed():
                 commits[event.iteration] = event.commit
             case ev.TrainingStarted():
-                jobs[event.iteration] = event.folder, commits.get(event.iteration, "")
+                jobs[event.iteration] = event, commits.get(event.iteration, "")
             case ev.CheckStarted():
                 check = next(each for each in state.checks if each.key == event.key)
                 program = check.program(check.trainings[event.place].program)
-                jobs[event.key, event.place] = event.job.folder, program.commit if program is not None else ""
+                jobs[event.key, event.place] = event.job, program.commit if program is not None else ""
             case ev.TrainingEnded() | ev.CheckEnded():
                 own = event.iteration if isinstance(event, ev.TrainingEnded) else (event.key, event.place)
-                folder, commit = jobs[own]
-                if _agrees(paths.folder / folder, commit, event.outcome, state):
+                started, commit = jobs[own]
+                if _agrees(paths, started, commit, event.outcome, state):
                     looked += 1
                 else:
                     missing += 1
@@ -53,8 +53,9 @@ def trainings(paths: RunPaths, events: Sequence[ev.Event], state: RunState) -> F
         yield "note", f"{missing} have no files any more, or were not run by a keeper of ours: they cannot be looked at"
 
 
-def _agrees(folder: Path, commit: str, said: Outcome, state: RunState) -> bool:
+def _agrees(paths: RunPaths, started: ev.TrainingStarted, commit: str, said: Outcome, state: RunState) -> bool:
     """Whether there was something to compare. Raises AutoexpError when it differs."""
+    folder = paths.folder / started.folder
     try:
         exit_fields = json.loads((folder / EXIT_FILE).read_bytes())
         job = json.loads((folder / JOB_FILE).read_bytes())
@@ -67,8 +68,16 @@ def _agrees(folder: Path, commit: str, said: Outcome, state: RunState) -> bool:
     trained = job.get("env", {}).get("AUTOEXP_COMMIT") if isinstance(job, dict) else None
     if commit and trained not in (None, commit):
         raise AutoexpError(f"{folder} trained {str(trained)[:7]}, and not {commit[:7]}", f"see {folder / JOB_FILE}")
-    again = outcome(folder, state.metric, status, code, seconds, reason)
-    for name in COMPARED:
+    judged = None
+    if started.judged:
+        key = str(job.get("key", ""))
+        if not key.endswith(f":{started.iteration}-{started.attempt}"):
+            raise AutoexpError(f"{folder} is the job {key}", f"see {folder / JOB_FILE}")
+        judged = Judged(paths.seal_key, key, commit, folder / CHECKPOINT_FILE)
+    again = outcome(folder, state.metric, status, code, seconds, reason, judged)
+    # what was seen from outside makes a crash of what is a success by its own files
+    against = ("metrics",) if said.status == "crash" and again.status == "success" else COMPARED
+    for name in against:
         if getattr(again, name) != getattr(said, name):
             what = _difference(name, getattr(said, name), getattr(again, name))
             raise AutoexpError(f"{folder}: {what}", f"see {folder / REPORT_FILE}")

@@ -47,7 +47,8 @@ def told(event: ev.Event) -> str:
         case ev.Committed():
             return f"{_number(event.iteration)} commit: {event.commit[:7]}"
         case ev.TrainingStarted():
-            return f"{_number(event.iteration)} train: started, attempt {event.attempt}, in {event.folder}"
+            isolated = ", isolated" if event.isolated else ""
+            return f"{_number(event.iteration)} train: started{isolated}, attempt {event.attempt}, in {event.folder}"
         case ev.TrainingEnded():
             result = event.outcome
             number = f"{result.metric:.6f}" if result.metric is not None else _short(result.reason)
