@@ -127,7 +127,7 @@ def _judged(
     metrics = record.get("metrics")
     value = finite(metrics.get(metric.name)) if isinstance(metrics, dict) else None
     known |= {"evaluated_by": "judge", "seal": seal}
-    if record.get("status") == "ok" and value is not None:
+    if record.get("status") == "ok" and isinstance(metrics, dict) and value is not None:
         others = {name: number for name, said in metrics.items() if (number := finite(said)) is not None}
         known["metrics"] = {metric.name: value, **others, **known["metrics"]}
         return Outcome(status="success", metric=value, **known)
