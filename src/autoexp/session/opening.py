@@ -43,8 +43,8 @@ def ask_reproduction(workspace: Workspace, paths: RunPaths, number: int, seeds: 
         raise RunError(f"trial {number} has no {state.metric.name}: {trial.reason or trial.status}", "autoexp log")
     # against the clock no two trainings are the same: without a measured noise one number says little
     count = _counted(seeds, 1 if noise(state) is not None else 3)
-    own = seed_of(state, trial)
-    program = _program(f"trial-{number}", trial).model_copy(update={"recorded": trial.metric})
+    own, recorded = recorded_of(state, trial)
+    program = _program(f"trial-{number}", trial).model_copy(update={"recorded": recorded})
     opened = ev.CheckOpened(
         key=_key(state, "reproduce"),
         kind="reproduce",
@@ -87,9 +87,12 @@ def audit_of(state: RunState, seeds: tuple[int, ...], auto: bool = False) -> ev.
     return ev.CheckOpened(key=_key(state, "audit"), kind="audit", programs=(baseline, best), seeds=seeds, auto=auto)
 
 
-def seed_of(state: RunState, trial: Trial) -> int:
-    """The seed that a trial was trained with."""
-    return int(getattr(trial, "seed", None) or state.seed)
+def recorded_of(state: RunState, trial: Trial) -> tuple[int, float | None]:
+    """(the seed that a trial was first trained with, what that training came to)."""
+    for measurement in getattr(state, "measurements", ()):
+        if (measurement.iteration, measurement.commit) == (trial.iteration, trial.commit):
+            return int(measurement.seed), float(measurement.value)
+    return state.seed, trial.metric
 
 
 def _both(state: RunState) -> tuple[Checked, Checked]:

@@ -76,8 +76,7 @@ def noise(state: RunState) -> tuple[float, int] | None:
     """(standard deviation, degrees of freedom) of trainings of one program; None when none was trained twice."""
     samples: dict[str, list[float]] = {}
     for measurement in getattr(state, "measurements", ()):
-        if measurement.metric is not None:
-            samples.setdefault(measurement.source, []).append(measurement.metric)
+        samples.setdefault(measurement.program, []).append(measurement.value)
     if not samples:
         for trial in state.trials:
             if trial.metric is not None:
