@@ -119,7 +119,7 @@ def _as_iteration(state: RunState, check: Check, place: int, context: Context) -
         settings=context.settings.model_copy(update={"train": train}),
         paths=CheckPaths(context.paths.folder, check.key, training.folder_name),
     )
-    inner = state.model_copy(
-        update={"open": {number: iteration}, "seed": training.seed, "plan": plan, "stopping": False}
-    )
-    return inner, around
+    # With neither a best nor earlier measurements: nothing is compared here, and the seed is the check's, not the next.
+    nothing: dict[str, Any] = {name: () for name in ("measurements",) if name in RunState.model_fields}
+    view = {"open": {number: iteration}, "seed": training.seed, "plan": plan, "stopping": False, "best": None}
+    return state.model_copy(update={**view, **nothing}), around
