@@ -83,6 +83,8 @@ WORDS = {
     "InProgress.attempt": "Counts from 1.",
     "InProgress.description": "The change that is tried.",
     "InProgress.progress": "What the trainer says of itself; null when it says nothing.",
+    "CheckShown.run_id": "The run.",
+    "Verified.run_id": "The run.",
     "BestSoFar.iteration": "The trial; 0 is the baseline.",
     "BestSoFar.commit": "Its candidate.",
     "BestSoFar.metric": "Its number.",
@@ -187,6 +189,13 @@ WORDS = {
     "Applied.constants": "The program's constants.",
     "TrainingStarted.pid": "The keeper's process.",
     "TrainingStarted.slot": "The worker's place.",
+    "Isolation.network": "Whether it has the network.",
+    "Isolation.max_processes": "With more at a time it is ended.",
+    "Isolation.max_disk_bytes": "Of files; with more it is ended.",
+    "Isolation.max_memory_bytes": "Of the machine's memory; with more it is ended. None: as much as there is.",
+    "Taken.wall_seconds": "From its start to its end.",
+    "Taken.cpu_seconds": "Processor time of all its processes.",
+    "Taken.gpu_seconds": "Time that its busiest GPU was at work.",
     "TrainingEnded.outcome": "How.",
     "Triaged.action": "What is done.",
     "Triaged.reason": "Why.",
@@ -249,6 +258,7 @@ EVERYWHERE = {
 
 PLACEHOLDERS = {
     **dict.fromkeys(("loops", "workers", "last", "tail", "max-trials", "max-tokens", "plateau"), "N"),
+    "seeds": "N",
     **{"max-hours": "HOURS", "max-cost": "DOLLARS", "until": "VALUE"},
     **dict.fromkeys(("proposal-file", "file", "patch"), "PATH"),
     **dict.fromkeys(("from-stage", "to-stage"), "STAGE"),
@@ -266,6 +276,7 @@ STOPS = [
     ("`max_cost`", "0", "The dollars are used up, as far as agents report them."),
     ("`max_tokens`", "0", "The tokens are used up, as far as agents report them."),
     ("`stopped`", "0", "`autoexp stop`."),
+    ("`checked`", "0", "An audit, a reproduction or an ablation that was asked for is through."),
     ("`pending`", "0", "Stages that were not selected are left."),
     ("`nothing_to_propose`", "3", "Neither the proposer nor the fallback has an idea that was not tried."),
     ("`error`", "1, 2, 3", "An error; `ended` and `hint` say which."),
@@ -290,6 +301,9 @@ TYPES = {
     "Amount": 'number above 0, or `"none"`',
     "Count": 'whole number above 0, or `"none"`',
     "Goal": 'number, or `"none"`',
+    "Literal['auto', 'judge', 'trainer']": "`auto`, `judge` or `trainer`",
+    "Literal['auto', 'required', 'off']": "`auto`, `required` or `off`",
+    "PositiveFloat | None": "number above 0",
 }
 """The types of settings, in words."""
 
@@ -646,13 +660,18 @@ def settings() -> str:
             ("Variable", "Meaning"),
             [
                 ("`AUTOEXP_REPORT`", "Where to write the report, as JSON and by rename."),
-                ("`AUTOEXP_SEED`", "The run's seed."),
+                ("`AUTOEXP_SEED`", "The run's seed; in a check a fresh one."),
                 ("`AUTOEXP_BUDGET_SECONDS`", "How long to train."),
                 (
                     "`AUTOEXP_GPUS`",
                     "`train.gpus`: how many GPUs, or else processes, [train together](../how-to/many-gpus.md).",
                 ),
                 ("`AUTOEXP_CHECKPOINT`", "With `train.can_reevaluate`: evaluate this checkpoint instead of training."),
+                (
+                    "`AUTOEXP_EVALUATE`",
+                    "`val,test` in a [check](../how-to/trust-the-morning.md): evaluate on the test split too, and "
+                    "report it as `test_bpb` (`test_` and the metric's name without `val_`). Iterations have none.",
+                ),
                 ("`AUTOEXP_JOB`", "The job's key, in every process of it."),
                 ("`CUDA_VISIBLE_DEVICES`", "Its GPUs, when there is more than one worker or it has more than one."),
             ],
@@ -711,7 +730,8 @@ def status() -> str:
             """
         ),
     ]
-    found = {**classes("session/status.py"), **classes("session/accounts.py")}
+    found = {**classes("session/status.py"), **classes("session/accounts.py"), **classes("session/standing.py")}
+    found |= classes("runs/checked.py")
     found["Spent"] = classes("runs/records.py")["Spent"]
     lines += fields_table(found["Status"])
     for name, where in (
@@ -723,6 +743,10 @@ def status() -> str:
         ("Down", "in `unreachable`"),
         ("Spending", "in `spent`"),
         ("Spent", "in `spent.agents`, and in `show`"),
+        ("CheckShown", "in `check` and `audit`; also of `autoexp audit`, `reproduce` and `ablate --json`"),
+        ("Retrained", "in `trainings` of these"),
+        ("Comparison", "in `comparisons` of these"),
+        ("Offer", "in `offer` of these"),
     ):
         lines += [f"### {name}, {where}", "", found[name].words, "", *fields_table(found[name])]
     lines += ["Spending has the fields of Spent, for all agents together, besides its own.", ""]
@@ -741,6 +765,9 @@ def status() -> str:
     ready = classes("session/readiness.py")
     lines += ["## autoexp doctor --json", "", *fields_table(ready["Readiness"]), "### Check, in `checks`", ""]
     lines += [ready["Check"].words, "", *fields_table(ready["Check"])]
+    verifying = classes("session/verifying.py")
+    lines += ["## autoexp verify --json", "", *fields_table(verifying["Verified"]), "### Part, in `checks`", ""]
+    lines += [verifying["Part"].words, "", *fields_table(verifying["Part"])]
     steering = classes("session/steering.py")
     lines += ["## autoexp propose --json", "", steering["Placed"].words, "", *fields_table(steering["Placed"])]
     lines += ["## autoexp propose --list --json", "", "A list of these. " + steering["Waiting"].words, ""]
@@ -800,8 +827,12 @@ def events() -> str:
     lines += ["## Records inside events", ""]
     for name in ("Plan", "Budget", "Outcome", "Trial", "Metric"):
         lines += [f"### {name}", "", records[name].words, "", *fields_table(records[name])]
+    checked = classes("runs/checked.py")
+    for name in ("Checked", "Verdict", "Comparison", "Offer"):
+        lines += [f"### {name}", "", checked[name].words, "", *fields_table(checked[name])]
     lines += ["A proposal has [a page of its own](proposal.md).", ""]
-    return page("Events", ["src/autoexp/runs/events.py", "src/autoexp/runs/records.py"], intro, lines)
+    sources = [f"src/autoexp/runs/{name}.py" for name in ("events", "records", "checked")]
+    return page("Events", sources, intro, lines)
 
 
 def proposal() -> str:

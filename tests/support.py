@@ -210,6 +210,9 @@ class Lab:
     def resume(self, *args: str, code: int = 0) -> str:
         return self.command("resume", "--run-id", self.run_id, "--no-background-train", *args, code=code)
 
+    def resume_detached(self, loops: int) -> str:
+        return self.command("resume", "--run-id", self.run_id, "--loops", str(loops))
+
     def background(self, loops: int, *args: str) -> str:
         return self.command("start", *self.flags(loops), *args)
 

@@ -87,7 +87,7 @@ def test_every_command_in_it_does_what_it_says(tmp_path: Path) -> None:
             (person.at / "my.diff").write_text(person.git("diff", "train.py"))
         said = type_in(person, command.replace("<run_id>", run_id))
         done.append(command)
-        if command.startswith(("autoexp start", "autoexp resume", "autoexp status")):
+        if command.startswith(tuple(f"autoexp {word}" for word in ("start", "resume", "status", "audit", "ablate"))):
             status = json.loads(said)
             run_id = run_id or status["run_id"]
             assert {"live", "eta_seconds", "hint", "ended", "target", "phase", "counts", "best", "notes"} <= set(status)

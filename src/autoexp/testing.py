@@ -77,6 +77,9 @@ timeout_seconds = 120
 [files]
 editable = ["train.py"]
 frozen = ["evaluate.py"]
+
+[audit]
+auto = false
 """
 """autoexp.toml of `make_workspace`."""
 

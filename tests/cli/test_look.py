@@ -16,10 +16,11 @@ from autoexp.workspace.paths import RunPaths
 
 
 def test_log_is_a_line_a_trial(finished: Any) -> None:
-    head, *lines = finished("log").stdout.splitlines()
+    head, *lines, standing = finished("log").stdout.splitlines()
 
     assert head.split() == ["#", "commit", "val_bpb", "delta", "GB", "time", "decision", "by", "description"]
     assert [line.split()[0] for line in lines] == ["0", "1", "2", "3"]
+    assert standing.startswith("claimed, not audited")
     assert "-0.032000" in lines[1] and "keep" in lines[1] and "日本語 [red]" in lines[1]
     assert "crash" in lines[2] and "out of luck" in lines[2]
     assert "discard" in lines[3]
@@ -27,7 +28,7 @@ def test_log_is_a_line_a_trial(finished: Any) -> None:
 
 
 def test_log_can_be_short(finished: Any) -> None:
-    assert len(finished("log", "--last", "2").stdout.splitlines()) == 3
+    assert len(finished("log", "--last", "2").stdout.splitlines()) == 4  # the header, the two, and what the gain is
 
 
 def test_log_as_json_is_the_list_of_trials(finished: Any) -> None:

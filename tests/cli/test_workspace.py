@@ -55,7 +55,7 @@ def test_init_makes_a_workspace_that_needs_only_its_data(person: Person) -> None
         "autoexp start --loops 5",
     ]
     settings = tomllib.loads((person.at / "autoexp.toml").read_text())
-    assert set(settings) == {"train", "metric", "files", "prepare", "run", "budget", "agent"}
+    assert set(settings) == {"train", "metric", "files", "prepare", "run", "budget", "agent", "audit"}
     assert settings["train"]["can_reevaluate"] is True
     assert settings["train"]["env"]["AUTOEXP_DATA"].startswith("{cache}/prepared/text.txt-cpu-")
 

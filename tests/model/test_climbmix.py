@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoexp.model import climbmix
+from autoexp.model.packing import Packer
 from autoexp.model.prepare import main
+from autoexp.model.prepared import read_prepared
 from autoexp.model.shards import damage
+from autoexp.model.tokenizer import Tokenizer
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -213,3 +217,33 @@ def test_what_is_not_there_is_told_in_two_lines(
     server.shutdown()
     server.server_close()
     assert run(server, cache) == 3
+
+
+def test_validation_rows_are_the_references_and_the_test_split_is_what_comes_after_them(
+    server: Server, cache: Path, text: str, tmp_path: Path
+) -> None:
+    """The reference packs the validation shard from its start, so many rows as it evaluates."""
+    parquet.write_table(arrow.table({"text": 5 * text.split("\n\n")}), tmp_path / "val.parquet", row_group_size=200)
+    server.files[climbmix.shard_name(climbmix.VAL_SHARD)] = (tmp_path / "val.parquet").read_bytes()
+    assert run(server, cache) == 0
+    data = read_prepared(next((cache / "prepared").glob("climbmix-cpu-*")))
+    assert data is not None and data.has_test
+    tokenizer = Tokenizer.load(data.folder / "tokenizer.json")
+    batches = climbmix.ClimbMix(cache, 2, server.url).documents("val")
+    expected = np.stack(list(Packer(data.seq_len + 1).rows(map(tokenizer.encode_documents, batches))))
+    val, test = data.rows("val"), data.rows("test")
+    assert len(val) == data.eval_rows == 512
+    assert np.array_equal(val, expected[:512])
+    assert 50 < len(test) <= 512
+    assert np.array_equal(test, expected[512 : 512 + len(test)])
+
+
+def test_a_shard_that_validation_takes_whole_leaves_no_test_split(
+    server: Server, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is read again for validation, as the reference does; what comes then was validated on already."""
+    assert run(server, cache) == 0
+    data = read_prepared(next((cache / "prepared").glob("climbmix-cpu-*")))
+    assert data is not None and not data.has_test
+    assert not (data.folder / "test.rows").exists()
+    assert "there is no test split" in capsys.readouterr().out

@@ -37,7 +37,9 @@ def test_bundled_holds_out_whole_addresses_spread_over_the_years() -> None:
     expected = words(" ".join(addresses[number][1] for number in held_out))
     assert words(joined(source.documents("val"))) == expected
     training = words(joined(source.documents("train")))
-    assert len(training) + len(expected) == sum(len(words(body)) for _, body in addresses)
+    testing = words(joined(source.documents("test")))
+    assert testing == words(" ".join(body for number, (_, body) in enumerate(addresses) if number % 12 == 0))
+    assert len(training) + len(expected) + len(testing) == sum(len(words(body)) for _, body in addresses)
 
 
 def own(path: Path) -> tuple[str, str]:

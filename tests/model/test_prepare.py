@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autoexp.model.errors import Missing
-from autoexp.model.prepared import find_prepared, read_prepared
+from autoexp.model.prepared import find_prepared, read_prepared, spread
 from autoexp.model.tokenizer import Tokenizer
 
 from .conftest import command, environment
@@ -131,3 +131,38 @@ def test_a_torn_folder_is_not_ready_and_the_newest_ready_one_is_found(bundled_da
     assert read_prepared(copy) is None
     with pytest.raises(Missing, match="AUTOEXP_DATA"):
         find_prepared("cpu", {"AUTOEXP_DATA": str(copy)})
+
+
+def test_the_test_split_is_what_no_evaluation_sees(tiny_data: Path) -> None:
+    """Of one's own text: rows of what is held out, as many as are evaluated, and none of those."""
+    data = read_prepared(tiny_data)
+    assert data is not None and data.has_test
+    val, test = data.rows("val"), data.rows("test")
+    evaluated = {val[row].tobytes() for row in spread(len(val), data.eval_rows)}
+    assert len(test) == min(data.eval_rows, len(val) - data.eval_rows)
+    assert not evaluated & {row.tobytes() for row in test}
+    assert {row.tobytes() for row in test} <= {row.tobytes() for row in val}
+    assert data.meta["test"]["bytes"] == data.token_bytes()[test[:, 1:]].sum()
+    assert data.meta["sha256"].keys() >= {"val.rows", "test.rows"}
+
+
+def test_of_the_bundled_texts_it_is_addresses_of_its_own(bundled_data: Path) -> None:
+    data = read_prepared(bundled_data)
+    assert data is not None and data.has_test
+    seen = {row.tobytes() for split in ("train", "val") for row in data.rows(split)}
+    assert len(data.rows("test")) > data.eval_rows
+    assert not seen & {row.tobytes() for row in data.rows("test")}
+
+
+def test_data_without_a_test_split_is_read_and_has_none(tiny_data: Path, tmp_path: Path) -> None:
+    """As releases before it was made have prepared it."""
+    for name, content in contents(tiny_data).items():
+        if name != "test.rows":
+            (tmp_path / name).write_bytes(content)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    del meta["test"]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    data = read_prepared(tmp_path)
+    assert data is not None and not data.has_test
+    with pytest.raises(Missing, match="no test split"):
+        data.rows("test")

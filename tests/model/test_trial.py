@@ -173,6 +173,19 @@ def test_bits_per_byte_by_hand(tiny_data: Path, tmp_path: Path) -> None:
             evaluate(lambda inputs, targets: inputs * math.nan, data, trial.device, 8)
 
 
+def test_the_test_split_is_evaluated_when_a_check_asks_and_not_otherwise(tiny_data: Path, tmp_path: Path) -> None:
+    script = write_train(tmp_path / "train.py")
+    reports = []
+    for name, more in (("night", {}), ("check", {"AUTOEXP_EVALUATE": "val,test"})):
+        report = tmp_path / name / "report.json"
+        settings = {"AUTOEXP_DATA": tiny_data, "AUTOEXP_REPORT": report, "AUTOEXP_BUDGET_SECONDS": "0.1", **more}
+        run = command(script, cwd=tmp_path, **settings)
+        assert run.returncode == 0, run.stderr
+        reports.append(json.loads(report.read_text())["metrics"])
+    assert set(reports[0]) == {"val_bpb"} and set(reports[1]) == {"val_bpb", "test_bpb"}
+    assert 0 < abs(reports[1]["test_bpb"] - reports[1]["val_bpb"]) < 1.0  # of the same language, in other rows
+
+
 def test_what_is_no_language_model_is_found_out(train_module: ModuleType, tiny_data: Path, tmp_path: Path) -> None:
     trial, _ = trial_in_process(tiny_data, tmp_path)
     with trial:

@@ -8,6 +8,7 @@ import pytest
 
 from autoexp.errors import JournalError
 from autoexp.runs import events as ev
+from autoexp.runs.checked import Checked, Verdict
 from autoexp.runs.records import Best, Metric, Outcome, Plan
 from autoexp.runs.state import RunState, begin, reduce, replay
 from autoexp.testing import proposal, trial
@@ -16,12 +17,22 @@ CREATED = ev.RunCreated(at=1.0, run_id="r", branch="b", base="0" * 40, seed=7, m
 PROPOSED = ev.Proposed(iteration=1, base="0" * 40, proposal=proposal(LR=0.5), proposer="me")
 APPLIED = ev.Applied(iteration=1, attempt=1, status="applied", tree="t", source="s")
 COMMITTED = ev.Committed(iteration=1, attempt=1, commit="c" * 40, ref="ref")
-STARTED = ev.TrainingStarted(iteration=1, attempt=1, folder="f", pid=3)
+STARTED = ev.TrainingStarted(iteration=1, attempt=1, folder="f", pid=3, isolated=True)
 ENDED = ev.TrainingEnded(iteration=1, attempt=1, outcome=Outcome(status="success", metric=0.5))
 TRIAGED = ev.Triaged(iteration=1, attempt=1, action="proceed")
 RECORDED = ev.Recorded(trial=trial(1, 0.5))
 DECIDED = ev.Decided(iteration=1, decision="keep", why="better")
 ITERATION = [PROPOSED, APPLIED, COMMITTED, STARTED, ENDED, TRIAGED, RECORDED, DECIDED]
+
+PROGRAMS = (
+    Checked(name="baseline", commit="0" * 40, iteration=0),
+    Checked(name="best", commit="c" * 40, iteration=1),
+)
+OPENED = ev.CheckOpened(key="audit-1", kind="audit", programs=PROGRAMS, seeds=(11, 12))
+TRAINED = [
+    ev.CheckStarted(key="audit-1", place=0, job=ev.TrainingStarted(iteration=-1, attempt=1, folder="f")),
+    ev.CheckEnded(key="audit-1", place=0, outcome=Outcome(status="success", metric=0.5)),
+]
 
 
 def after(*events: ev.Event) -> RunState:
@@ -49,6 +60,15 @@ EXAMPLES: dict[type, tuple[list[Any], Any]] = {
     ev.IdeaTried: ([ev.IdeaHad(iteration=1, by="a", text="deeper")], ev.IdeaTried(iteration=2, number=1)),
     ev.IdeaDropped: ([ev.IdeaHad(iteration=1, by="a", text="deeper")], ev.IdeaDropped(number=1)),
     ev.LessonLearned: ([], ev.LessonLearned(iteration=1, by="a", text="depth costs time")),
+    ev.CheckOpened: ([], OPENED),
+    ev.CheckGrown: ([OPENED], ev.CheckGrown(key="audit-1", program=Checked(name="x", commit="x", iteration=1))),
+    ev.CheckStarted: ([OPENED], TRAINED[0]),
+    ev.CheckEnded: ([OPENED, TRAINED[0]], TRAINED[1]),
+    ev.CheckClosed: ([OPENED], ev.CheckClosed(key="audit-1", verdict=Verdict(finding="unclear", words="w"))),
+    ev.BestSimplified: (
+        ITERATION,
+        ev.BestSimplified(key="ablate-1", commit="d" * 40, of="c" * 40, removed=(1,), metric=0.4, why="w"),
+    ),
     **{type(event): (ITERATION[:n], event) for n, event in enumerate(ITERATION)},
 }
 

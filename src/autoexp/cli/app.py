@@ -10,7 +10,7 @@ import typer
 
 from autoexp.errors import AutoexpError, UsageError
 
-BUILTINS = ("run", "look", "workspace", "steer", "guide")
+BUILTINS = ("run", "look", "workspace", "steer", "guide", "check")
 """Command modules of this folder; they register through the same hook as a plugin's."""
 
 

@@ -12,6 +12,15 @@ from typing import Annotated, Any
 import typer
 
 
+Background = Annotated[
+    bool,
+    typer.Option(
+        "--background-train/--no-background-train",
+        help="Work detached (default), or in this process until it is done.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Flags:
     """What a person may say of a run's plan."""
@@ -37,13 +46,7 @@ class Flags:
         bool | None,
         typer.Option("--auto-prepare/--no-auto-prepare", help="Prepare missing data in setup (default: yes)."),
     ] = None
-    background_train: Annotated[
-        bool,
-        typer.Option(
-            "--background-train/--no-background-train",
-            help="Work detached (default), or in this process until it is done.",
-        ),
-    ] = True
+    background_train: Background = True
     proposer: Annotated[str | None, typer.Option("--proposer", help="Who has the ideas; see: autoexp plugins.")] = None
     executor: Annotated[str | None, typer.Option("--executor", help="Where trainings run.")] = None
     rule: Annotated[str | None, typer.Option("--rule", help="What decides.")] = None

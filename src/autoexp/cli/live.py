@@ -170,6 +170,7 @@ def _header(watched: Watched, report: Status) -> list[RenderableType]:
         return [grid, _line("no result yet", "dim"), _line("")]
     found = _line(f"{report.metric} ")
     found.append(render.gain(report.baseline_metric, best.metric, best.gain), "bold green" if best.gain else "")
+    found.append(f" {report.standing}" if report.standing != "none" else "", "dim")
     found.append(f"  {counts}" if counts else "", "dim")
     what = _line(f"best: iteration {best.iteration}, {render.clean(best.description)}", "dim")
     return [grid, found, what, _line("")]
@@ -258,6 +259,7 @@ def summarise(watched: Watched) -> None:
     if best is not None:
         number = render.gain(report.baseline_metric, best.metric, best.gain)
         fields.append((report.metric, render.paint(number, "green bold") if best.gain else number))
+        fields.append(("", render.standing(report)))
         fields.append(("best", f"iteration {best.iteration} ({best.commit[:7]}), {render.clean(best.description)}"))
         fields.append(("branch", render.clean(report.branch)))
     fields += [(label, render.clean(text)) for label, text in accounts.told(report)]

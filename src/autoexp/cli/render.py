@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autoexp.runs.records import Question
     from autoexp.runs.state import RunState
     from autoexp.session.looking import Plugins, Row, Shown
+    from autoexp.session.standing import CheckShown
     from autoexp.session.status import InProgress, Status
 
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "inconclusive": "yellow"}
@@ -83,6 +84,35 @@ def gain(baseline: float | None, best: float, better_by: float | None) -> str:
     return f"{baseline:.6f} → {best:.6f}, better by {better_by:.6f}{share}"
 
 
+def standing(report: Status) -> str:
+    """Whether that gain is a claim or was audited; '' where there is no gain."""
+    style = {"audited": "green", "claimed": "yellow", "none": ""}[report.standing]
+    if report.audit is not None and report.audit.finding != "confirmed":
+        style = "yellow"
+    return paint(clean(report.standing_words), style)
+
+
+FINDINGS = {"confirmed": "green", "reproduced": "green", "measured": "green", "unclear": "yellow"}
+
+
+def show_check(found: CheckShown) -> None:
+    """A check: each training, and what it found."""
+    verdict = found.finding or f"under way, {found.done} of {found.wanted} trainings"
+    say(f"{paint(found.key, 'bold')}  {paint(verdict, FINDINGS.get(verdict, 'red'))}  {paint(found.run_id, 'dim')}")
+    size = max(len(training.program) for training in found.trainings)
+    for each in found.trainings:
+        number = f"{each.metric:.6f}" if each.metric is not None else each.status
+        number += f"  test {each.test:.6f}" if each.test is not None else ""
+        say(f"  {each.program:<{size}}  seed {each.seed:<10}  {number}")
+    for index, words in enumerate(found.words.split("; ") if found.words else []):
+        show_fields((("found" if not index else "", clean(words)),))
+    show_fields(("note", clean(note)) for note in found.notes)
+    if found.under_way:
+        show_fields((("next", f"autoexp {found.kind}" if found.kind != "reproduce" else "autoexp resume"),))
+    elif found.offer is not None:
+        show_fields((("simpler", f"git diff {found.offer.of[:7]} {found.offer.ref}"),))
+
+
 def counted(counts: dict[str, int]) -> str:
     words = {"keep": "kept", "discard": "discarded", "crash": "crashed", "inconclusive": "inconclusive"}
     return ", ".join(f"{counts[name]} {word}" for name, word in words.items() if counts.get(name))
@@ -108,6 +138,13 @@ def training(item: InProgress) -> str:
             else f"{rate:.0f} tok/s"
         )
     return " · ".join(map(clean, words))
+
+
+def isolation(report: Status) -> str:
+    """Whether trainings see only what they need, and why not; '' before any."""
+    if report.isolated:
+        return "yes"
+    return "no: " + clean(report.why_not_isolated) if report.why_not_isolated else ""
 
 
 def left(item: InProgress) -> float | None:
@@ -138,6 +175,7 @@ def show_status(report: Status) -> None:
     if best is not None:
         number = gain(report.baseline_metric, best.metric, best.gain)
         show_fields(((report.metric, paint(number, "green") if best.gain else number),))
+        show_fields((("", standing(report)),))
         show_fields((("best", f"iteration {best.iteration} ({best.commit[:7]}): {clean(best.description)}"),))
     for item in report.in_progress:
         name = f"iteration {item.iteration}" if item.iteration else "baseline"
@@ -158,6 +196,7 @@ def show_status(report: Status) -> None:
     show_fields(("question", asked(each)) for each in report.questions)
     show_fields(("steering", f"{each.number}. {clean(each.text)}") for each in report.guidance)
     show_fields(("note", clean(note)) for note in report.notes[-3:])
+    show_fields((("isolated", isolation(report)),))
     where = [short(report.paths.run), short(report.paths.log)]
     show_fields((("run", where[0]), ("log", where[1])))
     show_fields((("training", short(report.paths.train_log) if report.paths.train_log else ""),))
@@ -264,9 +303,22 @@ def show_log(state: RunState, rows: Sequence[Row]) -> None:
         if iteration.trial is None:
             words = clean(iteration.proposal.description) if iteration.proposal else "baseline"
             say(paint(cut(f"{number}  at {iteration.stage}: {words}", width()), "cyan"))
+    for line in checks(state):
+        say(paint(cut(line, width()), "dim"))
     if state.spent.calls:
         each = "; ".join(f"{clean(name)} {accounts.spending(agent.spent)}" for name, agent in state.agents.items())
         say(paint(cut(f"agents: {each}", width()), "dim"))
+
+
+def checks(state: RunState) -> Iterator[str]:
+    """What the gain is, claimed or audited, and what every check found."""
+    from autoexp.session.standing import in_words, progress
+
+    if words := in_words(state):
+        yield clean(words)
+    for check in state.checks:
+        said = f"{check.verdict.finding}: {check.verdict.words}" if check.verdict is not None else progress(check)
+        yield clean(f"{check.key}  {said}")
 
 
 def show_iteration(found: Shown) -> None:

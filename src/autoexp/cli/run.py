@@ -75,14 +75,14 @@ def resume(flags: Flags, run_id: RunId = None, json: AsJson = False) -> None:
         _work(workspace, paths, flags.background_train, json)
     else:
         said = "the run is live and takes it in" if taken == "taken" else "the run is busy and will take it in"
-        _tell(paths, json or not sys.stdout.isatty(), said)
+        tell(paths, json or not sys.stdout.isatty(), said)
 
 
 def status(run_id: RunId = None, json: AsJson = False) -> None:
     """Show what a run is doing. Changes nothing."""
     from autoexp.workspace.paths import find_workspace
 
-    _tell(find_workspace().existing(run_id), json)
+    tell(find_workspace().existing(run_id), json)
 
 
 def watch(run_id: RunId = None) -> None:
@@ -104,7 +104,7 @@ def stop(
 
     workspace = find_workspace()
     paths = workspace.existing(run_id)
-    _tell(paths, json, stop_run(workspace, paths, now))
+    tell(paths, json, stop_run(workspace, paths, now))
 
 
 def _proposal(file: Path | None) -> Any:
@@ -132,7 +132,7 @@ def _work(workspace: Workspace, paths: RunPaths, background: bool, as_json: bool
 
         Session(workspace, paths, say=(lambda line: None) if as_json else printer()).run()
         if as_json:
-            _tell(paths, True)
+            tell(paths, True)
         return
     detached.spawn(paths)
     detached.raise_if_failed(paths)
@@ -141,10 +141,11 @@ def _work(workspace: Workspace, paths: RunPaths, background: bool, as_json: bool
 
         attach(paths)
     else:
-        _tell(paths, True)
+        tell(paths, True)
 
 
-def _tell(paths: RunPaths, as_json: bool, first: str = "") -> None:
+def tell(paths: RunPaths, as_json: bool, first: str = "") -> None:
+    """How the run stands, for a person or as JSON."""
     from autoexp.session.status import status as look
 
     report = look(paths)

@@ -14,6 +14,8 @@ BY_JOB = (
     "AUTOEXP_BUDGET_SECONDS",
     "AUTOEXP_COMMIT",
     "AUTOEXP_CHECKPOINT",
+    "AUTOEXP_EVALUATE",
+    "AUTOEXP_EVALUATION",
 )
 """Read when a training begins, not when a module is imported: a process that stood by may be told of them late."""
 

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import psutil
 
 from autoexp.errors import DiskFullError, PreconditionError
-from autoexp.executors import processes, standby
+from autoexp.executors import confining, isolation, processes, standby
 from autoexp.executors.environment import of_trainer
 from autoexp.executors.standby import Standby
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.ports import Executor, Exit, JobSpec
+from autoexp.spec.ports import Executor, Exit, Isolation, JobSpec
 from autoexp.spec.secrets import AGENT_NAMES, SECRET_NAMES
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock, held
@@ -35,6 +35,9 @@ ASK_SECONDS = 10.0
 """How long nvidia-smi may take. It hangs when a driver does."""
 WORLD_NAMES = frozenset(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 """Of torchrun: by these a process knows which others it trains with."""
+MEASURED = ("cpu_seconds", "gpu_seconds", "host_memory_gb")
+"""What a keeper writes down of what a job took."""
+INSTALL = 'apt-get install bubblewrap (or set isolation = "off" under [train]), then: autoexp resume'
 LEAST_FREE_BYTES = 64 * 1024
 LOG_BYTES = 1 << 30
 """A training whose log grows beyond this is ended."""
@@ -46,9 +49,16 @@ class Local:
     What stands by for the next one is no job yet, and ends with this object.
     """
 
+    evaluates = True
+    """Its keepers have trainings judged: see spec.ports.Evaluation."""
+
     def __init__(self) -> None:
         self.waiting: dict[int, Standby] = {}
         """By the worker's slot."""
+
+    def missing_isolation(self) -> str | None:
+        """None when it can isolate trainings on this machine, else what is missing."""
+        return isolation.available()
 
     def submit(self, job: JobSpec) -> int | None:
         executable = job.command[0]
@@ -57,7 +67,9 @@ class Local:
             raise PreconditionError(
                 f"the training command {executable!r} is not on PATH", f"install {executable}, then: autoexp resume"
             )
-        env, locks = _devices(job)
+        if job.isolation is not None and (why := isolation.available()) is not None:
+            raise PreconditionError(why, INSTALL)
+        env, locks, gpus = _devices(job)
         spec: dict[str, Any] = {
             "key": job.key,
             "command": list(job.command),
@@ -67,9 +79,15 @@ class Local:
             "slot": job.slot,
             "device_locks": [str(lock) for lock in locks],
             "log_bytes": LOG_BYTES,
+            "gpus": gpus,
             "withheld": sorted(name for name in os.environ if _is_withheld(name) and name not in job.env),
         }
-        ready = self.waiting.pop(job.slot, None)
+        if job.isolation is not None:
+            spec["isolation"] = _as_fields(job.isolation, [*job.env, *env])
+        if job.evaluation is not None:
+            spec["evaluation"] = job.evaluation.fields()
+        trains = job.evaluation is None or job.evaluation.checkpoint is None
+        ready = self.waiting.pop(job.slot, None) if trains else None
         if ready is not None and not ready.fits(spec):
             ready.end()
             ready = None
@@ -82,7 +100,9 @@ class Local:
             if process.poll() is not None or time.monotonic() > deadline:
                 break  # poll() will say that it is lost
             time.sleep(0.005)
-        if job.standby and standby.serves(job.command, of_trainer(spec, os.environ)):
+        # what stands by has begun before it is known what it may see
+        wanted = job.standby and job.isolation is None and job.slot not in self.waiting
+        if wanted and standby.serves(job.command, of_trainer(spec, os.environ)):
             with suppress(OSError):  # the next one is then started as the first was
                 self.waiting[job.slot] = Standby(spec, job.locks)
         return process.pid
@@ -106,7 +126,9 @@ class Local:
     def _lost(self, folder: Path) -> Exit:
         """End what is left of the job and write down that nobody knows how it went."""
         reason = "its keeper was killed, or the machine went down"
-        return _finish(folder, "lost", reason, processes.end(*_keys(folder)))
+        left = processes.end(*_keys(folder))
+        confining.collect(folder)
+        return _finish(folder, "lost", reason, left, _confined_by(folder))
 
     def kill(self, folder: Path) -> None:
         write_atomic(folder / KILL_FILE, "")
@@ -129,7 +151,8 @@ class Local:
         lock.acquire(wait_seconds=1.0)  # against whoever polls; a keeper that could not be ended has it for ever
         try:
             if _ended(folder) is None:
-                _finish(folder, "killed", "ended on request; its keeper did not answer", left)
+                confining.collect(folder)
+                _finish(folder, "killed", "ended on request; its keeper did not answer", left, _confined_by(folder))
         finally:
             lock.release()
 
@@ -178,29 +201,48 @@ def _living(found: list[psutil.Process]) -> list[psutil.Process]:
 def _keys(folder: Path) -> tuple[str, ...]:
     """The keys of the job, none when they were never written down."""
     try:
-        return processes.keys_of(json.loads((folder / JOB_FILE).read_bytes()))
+        return processes.all_keys_of(json.loads((folder / JOB_FILE).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 
 
-def _finish(folder: Path, status: Literal["lost", "killed"], reason: str, left: list[str]) -> Exit:
+def _as_fields(wanted: Isolation, env: list[str]) -> dict[str, Any]:
+    """As job.json has it, with the names of the variables that the job sets."""
+    fields: dict[str, Any] = {
+        name: [str(place) for place in value] if isinstance(value, tuple) else value
+        for name, value in vars(wanted).items()
+    }
+    return fields | {"env": env}
+
+
+def _confined_by(folder: Path) -> str:
+    """What a job without a keeper was confined by: its keeper has started nothing without that."""
+    try:
+        wanted = json.loads((folder / JOB_FILE).read_bytes()).get("isolation")
+        return isolation.name() if wanted else ""
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError):
+        return ""
+
+
+def _finish(folder: Path, status: Literal["lost", "killed"], reason: str, left: list[str], confined: str) -> Exit:
     """Write the ending of a job that has no keeper."""
     if left:
         reason += f"; could not be ended: {', '.join(left)}"
-    ending = Exit(status, None, 0.0, reason)
-    write_atomic(folder / EXIT_FILE, json.dumps({"status": status, "code": None, "reason": reason}) + "\n")
+    ending = Exit(status, None, 0.0, reason, confined)
+    fields = {"status": status, "code": None, "reason": reason, "isolation": confined}
+    write_atomic(folder / EXIT_FILE, json.dumps(fields) + "\n")
     return ending
 
 
-def _devices(job: JobSpec) -> tuple[dict[str, str], list[Path]]:
-    """(what the trainer must be told of its devices, the lock of each).
+def _devices(job: JobSpec) -> tuple[dict[str, str], list[Path], list[str]]:
+    """(what the trainer must be told of its devices, the lock of each, the GPUs among them).
 
     A GPU is locked for all workspaces of this user; without one, a worker's place in this workspace is.
     Raises PreconditionError when there are fewer GPUs than all workers together need.
     """
     gpus = _gpus()
     if not gpus:
-        return {}, [job.locks / f".worker-{job.slot}.lock"]
+        return {}, [job.locks / f".worker-{job.slot}.lock"], []
     workers = len(gpus) // job.gpus
     if job.slots > workers:
         raise _too_few(job, len(gpus), workers)
@@ -209,7 +251,8 @@ def _devices(job: JobSpec) -> tuple[dict[str, str], list[Path]]:
     own = gpus[first : first + job.gpus]
     told = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if job.slots > 1 or job.slot or job.gpus > 1 else {}
     # in one order for all jobs, so that no two wait for each other
-    return told, [cache_dir() / "devices" / f"gpu-{gpu.replace('/', '-')}.lock" for gpu in sorted(set(own))]
+    locks = [cache_dir() / "devices" / f"gpu-{gpu.replace('/', '-')}.lock" for gpu in sorted(set(own))]
+    return told, locks, own
 
 
 def _too_few(job: JobSpec, there: int, workers: int) -> PreconditionError:
@@ -255,7 +298,9 @@ def _ended(folder: Path) -> Exit | None:
     try:
         fields = json.loads((folder / EXIT_FILE).read_bytes())
         seconds = float(fields.get("wall_seconds", 0.0))
-        return Exit(fields["status"], fields["code"], seconds, str(fields.get("reason", "")))
+        reason, confined = str(fields.get("reason", "")), str(fields.get("isolation", ""))
+        taken = {name: float(fields[name]) for name in MEASURED if fields.get(name) is not None}
+        return Exit(fields["status"], fields["code"], seconds, reason, confined, **taken)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -17,13 +17,25 @@ import psutil
 from autoexp.workspace.marked import marked
 
 JOB = "AUTOEXP_JOB"
+CONFINES = "bwrap"
+"""The name of what holds confined processes. It ends by itself with them, and they would with it, at once."""
 KILL_SECONDS = 10.0
 """How long after the first SIGKILL a process may take to be gone. One in an uninterruptible sleep takes for ever."""
 
 
 def keys_of(job: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys of a job by its job.json: its own, then that of the process that stood by for it, if one did."""
+    """The keys of a job's training by its job.json: its own, then that of the process that stood by, if one did."""
     return tuple(str(job[name]) for name in ("key", "standby") if name in job)
+
+
+def judge_key(key: str) -> str:
+    """The key of the processes that evaluate what a job has trained."""
+    return f"{key}:judge"
+
+
+def all_keys_of(job: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of all processes of a job, those that evaluate it included."""
+    return (*keys_of(job), *([judge_key(str(job["key"]))] if job.get("evaluation") else []))
 
 
 def of_job(*keys: str) -> list[psutil.Process]:
@@ -51,7 +63,7 @@ def end(*keys: str, grace_seconds: float = 1.0, others: Callable[[], Iterable[ps
             return sorted({*foreign.values(), *map(_name, alive.values())})
         for pid, process in alive.items():
             late = time.monotonic() >= deadline
-            if late or pid not in asked:
+            if late or (pid not in asked and _name(process, "") != CONFINES):
                 asked.add(pid)
                 if not _signal(process, signal.SIGKILL if late else signal.SIGTERM):
                     foreign[pid] = _name(process)
@@ -85,8 +97,8 @@ def _signal(process: psutil.Process, number: int) -> bool:
     return True
 
 
-def _name(process: psutil.Process) -> str:
+def _name(process: psutil.Process, number: str = " ({})") -> str:
     name = "a process"
     with suppress(psutil.Error, OSError):
         name = process.name()
-    return f"{name} ({process.pid})"
+    return name + number.format(process.pid)

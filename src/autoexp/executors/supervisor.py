@@ -20,16 +20,31 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
+
+import psutil
 
 from autoexp.errors import DiskFullError
 from autoexp.executors import processes
+from autoexp.executors.confining import Confining, exit_code
 from autoexp.executors.environment import of_trainer
+from autoexp.executors.evaluating import Evaluating
 from autoexp.executors.handover import Waiting
 from autoexp.executors.standby import ARGUMENT
+from autoexp.executors.watching import Limits, Watch
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.locks import Lock
 from autoexp.workspace.marked import die_with_parent
-from autoexp.workspace.paths import ERRORS_FILE, EXIT_FILE, JOB_FILE, KILL_FILE, LOCK_FILE, LOG_FILE, WAIT_FILE
+from autoexp.workspace.paths import (
+    ERRORS_FILE,
+    EVALUATION_FILE,
+    EXIT_FILE,
+    JOB_FILE,
+    KILL_FILE,
+    LOCK_FILE,
+    LOG_FILE,
+    WAIT_FILE,
+)
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 2.0
@@ -71,7 +86,14 @@ def main(folder: Path, waiting: Waiting | None = None) -> int:
     job = json.loads((folder / JOB_FILE).read_text())
     _settle()
     signal.signal(signal.SIGTERM, _asked_to_end)
-    ending = _supervise(folder, job, waiting)
+    evaluating = None
+    if job.get("evaluation"):
+        evaluating = Evaluating(job, folder, of_trainer(job, os.environ), die_with_parent())
+    try:
+        ending = _supervise(folder, job, waiting, evaluating)
+    finally:
+        if evaluating is not None:
+            evaluating.end()
     if waiting is not None:
         waiting.end()  # before the job counts as ended
     _write(folder / EXIT_FILE, ending)
@@ -94,8 +116,10 @@ def _asked_to_end(number: int, frame: FrameType | None) -> None:
     _ended = True
 
 
-def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) -> dict[str, object]:
-    """Run the command to its end, or end it. Returns the fields of exit.json."""
+def _supervise(
+    folder: Path, job: dict[str, object], waiting: Waiting | None, evaluating: Evaluating | None
+) -> dict[str, object]:
+    """Run the command to its end, or end it, and have it evaluated. Returns the fields of exit.json."""
     keys, timeout, log_bytes = processes.keys_of(job), float(str(job["timeout_seconds"])), int(str(job["log_bytes"]))
     locks = job["device_locks"]
     assert isinstance(locks, list)
@@ -104,12 +128,20 @@ def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) ->
         if not _wait_for(device, folder):
             return {"status": "killed", "code": None, "reason": "ended on request"}
     for device in devices:
-        _clear(device, keys)
-    started = time.monotonic()
-    deadline = started + timeout
+        _clear(device, processes.all_keys_of(job))
+    if evaluating is not None and evaluating.given:
+        again = _evaluated_again(folder, evaluating)
+        for device in devices:
+            _note(device, ())
+        return again
+    confining = Confining(job, folder) if job.get("isolation") else None
     try:
+        confined_by = confining.prepare() if confining is not None else ""
+        started = time.monotonic()
+        deadline = started + timeout
         log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        child = _trainer(job, folder, log, waiting, deadline)
+        watch = _watch(job, confining, evaluating)
+        child = _trainer(job, folder, log, waiting, deadline, confining, watch)
     except (OSError, ValueError) as error:  # a word of the command may hold what no program can be given
         command = job["command"]
         assert isinstance(command, list)
@@ -117,6 +149,8 @@ def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) ->
         return {"status": "not_started", "code": None, "reason": f"{command[0]}: {said}"}
     status, reason = "exited", ""
     while child.poll() is None:
+        if evaluating is not None:
+            evaluating.look()
         if time.monotonic() >= deadline:
             status, reason = "timeout", f"timed out after {timeout:g} s"
         elif _asked(folder):
@@ -125,41 +159,114 @@ def _supervise(folder: Path, job: dict[str, object], waiting: Waiting | None) ->
             status, reason = "killed", "its folder was removed"
         elif os.fstat(log).st_size > log_bytes:  # it would go on until the disk is full, and again when it is rerun
             reason = f"its log passed {log_bytes / (1 << 30):.3g} GiB"
+        else:
+            reason = watch.look()
+            if reason and confining is not None:
+                child.kill()  # and all that it confines, however many they are
         if reason:
             break
         time.sleep(POLL_SECONDS)
+    trained_seconds = time.monotonic() - started
+    gpu_seconds = watch.gpu_seconds()
     # also after a normal end: a process left behind would train on, or hold the GPU
-    left = processes.end(*keys, grace_seconds=1.0 if reason else 0.0, others=processes.descendants)
-    code = child.poll()
+    left = processes.end(*keys, grace_seconds=1.0 if reason else 0.0, others=lambda: _of_training(evaluating))
+    code = exit_code(child.poll()) if confining is not None else child.poll()
     if reason and code == 0:
         code = -signal.SIGTERM  # to end in order when told to is no success
     _reap()
+    cpu_seconds = round(watch.cpu_seconds(), 3)  # before the judge has ended
+    if confining is not None:
+        confining.collect(good=status == "exited" and code == 0)
+    if left:
+        reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
+    ending: dict[str, object] = {
+        "status": status,
+        "code": code,
+        "reason": reason,
+        "wall_seconds": round(trained_seconds, 3),
+        "isolation": confined_by,
+        "cpu_seconds": cpu_seconds,
+        "gpu_seconds": gpu_seconds,
+        "host_memory_gb": round(watch.memory_bytes / (1 << 30), 3),
+    }
+    if evaluating is not None and status == "exited" and code == 0 and not left:
+        ending |= _evaluated(folder, evaluating, evaluating.trained(trained_seconds))
     if not left:
         for device in devices:
             _note(device, ())  # nothing of this job is on it any more
-    else:
-        reason = "; ".join(filter(None, (reason, f"could not be ended: {', '.join(left)}")))
-    wall_seconds = round(time.monotonic() - started, 3)
-    ending: dict[str, object] = {"status": status, "code": code, "reason": reason, "wall_seconds": wall_seconds}
     if waiting is not None and waiting.taken:
         ending["stood_by_seconds"] = round(started - waiting.began, 3)
     return ending
 
 
+def _of_training(evaluating: Evaluating | None) -> list[psutil.Process]:
+    """All that this keeper has started but the judge, which goes on when the training is over."""
+    judges = evaluating.pids() if evaluating is not None else set()
+    return [process for process in processes.descendants() if process.pid not in judges]
+
+
+def _evaluated(folder: Path, evaluating: Evaluating, record: dict[str, object]) -> dict[str, object]:
+    """Have a training that has ended well, `record`, evaluated. Returns what is new in exit.json."""
+    _write(folder / EVALUATION_FILE, evaluating.sealed(record))  # from now on nothing is trained again
+    found = evaluating.judged(record, lambda: _asked(folder))
+    evaluating.end()
+    asked = _asked(folder)
+    _write(folder / EVALUATION_FILE, evaluating.sealed(record if asked else found))
+    cut_off = {"status": "killed", "reason": "ended on request"} if asked else {}
+    return {"evaluation_seconds": found["seconds"], **cut_off}
+
+
+def _evaluated_again(folder: Path, evaluating: Evaluating) -> dict[str, object]:
+    """Have the checkpoint of an earlier attempt evaluated. Returns the fields of exit.json."""
+    fields = _evaluated(folder, evaluating, evaluating.earlier())
+    seconds = fields["evaluation_seconds"]
+    return {"status": "exited", "code": 0, "reason": "", "wall_seconds": seconds, **fields}
+
+
+def _watch(job: dict[str, object], confining: Confining | None, evaluating: Evaluating | None) -> Watch:
+    """On what it takes, from now on; what is too much, only where it is isolated."""
+    limits = Limits()
+    if confining is not None:
+        wanted = confining.wanted
+        limits = Limits(
+            [confining.scratch, *confining.copies],
+            [Path(place) for place in wanted["writable"]],
+            confining.most_bytes,
+            wanted["max_processes"],
+            wanted["max_memory_bytes"],
+        )
+    gpus = job.get("gpus", [])
+    assert isinstance(gpus, list)
+    watch = Watch(limits, lambda: [each for each in _of_training(evaluating) if each.pid not in watchers], gpus)
+    watchers = {watch.gpus.pid if watch.gpus is not None else None}
+    return watch
+
+
 def _trainer(
-    job: dict[str, object], folder: Path, log: int, waiting: Waiting | None, deadline: float
+    job: dict[str, Any],
+    folder: Path,
+    log: int,
+    waiting: Waiting | None,
+    deadline: float,
+    confining: Confining | None,
+    watch: Watch,
 ) -> subprocess.Popen[bytes]:
     """The job's process: the one that stands by, if it takes the job before it is to end, else a new one.
 
     Raises OSError or ValueError when that cannot be started.
     """
     command, cwd, env = job["command"], str(job["cwd"]), of_trainer(job, os.environ)
-    assert isinstance(command, list)
+    before = die_with_parent()
 
     def over() -> bool:
         return _asked(folder) or time.monotonic() >= deadline
 
-    if waiting is not None and waiting.take(command, cwd, env, folder / LOG_FILE, over):
+    if confining is not None:
+        command, env = confining.started_with(command, env)
+        before = confining.limited(before)
+    elif waiting is not None and waiting.take(command, cwd, env, folder / LOG_FILE, over):
+        with suppress(psutil.Error):  # it has imported meanwhile, and nothing of this job
+            watch.elsewhere = sum(psutil.Process(waiting.process.pid).cpu_times()[:2])
         return waiting.process
     return subprocess.Popen(
         command,
@@ -169,7 +276,7 @@ def _trainer(
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=die_with_parent(),
+        preexec_fn=before,
     )
 
 

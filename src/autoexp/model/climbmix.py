@@ -37,6 +37,7 @@ class ClimbMix:
     """The dataset, `shards` training shards of it. `folders` are searched before anything is downloaded."""
 
     name = "climbmix"
+    own_test = False
 
     def __init__(self, cache: Path, shards: int, url: str = BASE_URL, others: list[Path] | None = None) -> None:
         if not 1 <= shards <= VAL_SHARD:
@@ -51,7 +52,7 @@ class ClimbMix:
 
     def fingerprint(self) -> dict[str, Any]:
         other = {"url": self.url} if self.url != BASE_URL else {}
-        return {"shards": self.shards, "val": VAL_SHARD, **other}
+        return {"shards": self.shards, "val": VAL_SHARD, "test": "rest of val", **other}
 
     def numbers(self, split: str) -> list[int]:
         return [VAL_SHARD] if split == "val" else list(range(self.shards))

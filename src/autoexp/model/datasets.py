@@ -1,7 +1,11 @@
 """Where text comes from: the bundled addresses, or a file or folder of one's own. (climbmix.py: the big one.)
 
-A source gives whole documents, each in exactly one of the two splits. What is held out is decided for the whole
+A source gives whole documents, each in exactly one of its splits. What is held out is decided for the whole
 document before it is cut into pieces, so no sentence is trained on whose neighbour is validated on.
+
+The test split, which no decision sees, is whole documents of its own where the source has them (the bundled texts).
+Of the others it is what validation leaves of the text that is held out: rows that are never evaluated otherwise. So
+their training and validation rows are those of before there was a test split, and of climbmix the reference's.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ class Source(Protocol):
     """What prepare.py needs of a dataset."""
 
     name: str
+    own_test: bool  # whether there are documents of the split `test`
 
     def fingerprint(self) -> dict[str, Any]:
         """What was asked for, cheap to find out; Missing or BadInput if there is nothing to read."""
@@ -38,7 +43,7 @@ class Source(Protocol):
         """Bring here what is not here yet."""
 
     def documents(self, split: str) -> Iterator[list[str]]:
-        """Batches of texts of `train` or `val`, always the same ones in the same order."""
+        """Batches of texts of `train`, `val` or its own `test`, always the same ones in the same order."""
 
     def blocks(self, split: str) -> list[Block]:
         """The same batches in parts for several processes; empty if the text is too little to be divided."""
@@ -72,9 +77,10 @@ def cut_at_spaces(text: str, characters: int) -> Iterator[str]:
 
 
 class Bundled:
-    """The State of the Union addresses that come with the package, every twelfth by date held out."""
+    """The State of the Union addresses that come with the package; by date every twelfth validates, another tests."""
 
     name = "bundled"
+    own_test = True
 
     def __init__(self, characters: int) -> None:
         self.characters = characters
@@ -84,7 +90,7 @@ class Bundled:
         if not self.path.is_file():
             raise Missing(f"{self.path} is not there", "reinstall autoexp")
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        return {"sha256": digest, "characters": self.characters, "held_out_of": HELD_OUT_OF}
+        return {"sha256": digest, "characters": self.characters, "held_out_of": HELD_OUT_OF, "test": "every twelfth"}
 
     def content(self) -> dict[str, int]:
         return {}
@@ -103,7 +109,7 @@ class Bundled:
 
     def split_of(self, number: int) -> str:
         """The split of address `number`, counted from the oldest."""
-        return "val" if number % HELD_OUT_OF == HELD_OUT_OF // 2 else "train"
+        return {0: "test", HELD_OUT_OF // 2: "val"}.get(number % HELD_OUT_OF, "train")
 
     def documents(self, split: str) -> Iterator[list[str]]:
         chosen = (text for number, (_, text) in enumerate(self.addresses()) if self.split_of(number) == split)
@@ -112,6 +118,8 @@ class Bundled:
 
 class OwnText:
     """A .txt, .jsonl (key "text") or .parquet (column "text") file, or a folder of them."""
+
+    own_test = False
 
     def __init__(self, path: Path, characters: int) -> None:
         self.name = str(path)
@@ -134,7 +142,7 @@ class OwnText:
     def fingerprint(self) -> dict[str, Any]:
         stats = [(str(path), path.stat()) for path in self.files()]
         files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-        return {"files": files, "characters": self.characters, "held_out_of": HELD_OUT_OF}
+        return {"files": files, "characters": self.characters, "held_out_of": HELD_OUT_OF, "test": "rest of val"}
 
     def content(self) -> dict[str, int]:
         return {}

@@ -32,7 +32,7 @@ from autoexp.model.shards import Block
 from autoexp.model.storage import replacing
 from autoexp.model.tokenizer import Ids, Tokenizer
 
-SPLITS = ("val", "train")  # in the order in which they are packed
+SPLITS = ("val", "test", "train")  # in the order in which they are packed
 MOST_WORKERS = 16  # each takes some 100 MB, and one packer keeps up with no more
 BYTES_AT_A_TIME = 500_000_000  # of text in the blocks that are encoded at once; a process takes three times its block
 FEW_BYTES = 16_000_000  # of text that are encoded before further processes have started
@@ -122,10 +122,11 @@ class Encoded:
         self.source = source
         self.workers = workers
         self.tokenizer = Tokenizer.load(tokenizer)
-        self.blocks = {split: source.blocks(split) for split in SPLITS}
+        self.splits = tuple(split for split in SPLITS if split != "test" or source.own_test)
+        self.blocks = {split: source.blocks(split) for split in self.splits}
         self.jobs: dict[Path, Future[None]] = {}
         self.pool: ProcessPoolExecutor | None = None
-        left = [block for split in SPLITS for block in self.blocks[split] if not self.path(block).exists()]
+        left = [block for split in self.splits for block in self.blocks[split] if not self.path(block).exists()]
         largest = max((block.size for block in left), default=1)  # a file may be a single row group
         workers = min(workers, MOST_WORKERS, len(left), BYTES_AT_A_TIME // largest)
         if workers < 2 or sum(block.size for block in left) < FEW_BYTES:

@@ -1,8 +1,4 @@
-"""Bits per byte: the one number that a trial is judged by.
-
-The cross-entropies (nats) of all targets that are text are summed and divided by ln 2 times the bytes of that text.
-It does not depend on the vocabulary, and a special token, which is no text, counts neither above nor below the line.
-"""
+"""Bits per byte of a model in this process: the one number that a trial is judged by, as scoring.py defines it."""
 
 from __future__ import annotations
 
@@ -18,14 +14,10 @@ from autoexp.model.devices import Device
 from autoexp.model.distributed import World
 from autoexp.model.errors import TrainingFailed
 from autoexp.model.prepared import Prepared
+from autoexp.model.scoring import bits_per_byte, evaluated_rows
 
 # (inputs, targets), each (rows, seq_len) int64 -> the cross-entropy of every target in nats, (rows, seq_len) float32
 Losses = Callable[[Tensor, Tensor], Tensor]
-
-
-def bits_per_byte(nats: float, text_bytes: int) -> float:
-    """Nats over `text_bytes` bytes of text, in bits a byte."""
-    return nats / (math.log(2) * text_bytes)
 
 
 def evaluate(
@@ -35,16 +27,17 @@ def evaluate(
     rows_at_a_time: int,
     tick: Callable[[float], None] = lambda done: None,
     world: World | None = None,
+    split: str = "val",
 ) -> float:
-    """Validation bits per byte of a model. `tick` hears how much is done, 0 to 1.
+    """Bits per byte of a model on the split `val`, or `test`. `tick` hears how much is done, 0 to 1.
 
     The rows are the first `eval_rows` of the split, or spread evenly over it if there are more; the processes of
-    `world` share them out, and each has the answer. Raises TrainingFailed if it is no finite number.
+    `world` share them out, and each has the answer. Raises TrainingFailed if it is no finite number, Missing if the
+    data has no such split.
     """
     world = world or World()
-    rows = data.rows("val")
-    chosen = np.linspace(0, len(rows) - 1, data.eval_rows).round().astype(np.int64)
-    chosen = chosen[world.rank :: world.size]
+    rows = data.rows(split)
+    chosen = evaluated_rows(data, split)[world.rank :: world.size]
     lengths = torch.from_numpy(data.token_bytes()).to(device.torch_device)  # (vocab_size,)
     nats: list[Tensor] = []
     sizes: list[Tensor] = []
@@ -62,7 +55,7 @@ def evaluate(
     total, text_bytes = world.sum_float64(torch.tensor(own, dtype=torch.float64)).tolist()
     answer = bits_per_byte(total, int(text_bytes))
     if not math.isfinite(answer):
-        raise TrainingFailed(f"val_bpb is {answer}")
+        raise TrainingFailed(f"{split}_bpb is {answer}")
     return answer
 
 

@@ -1,4 +1,4 @@
-"""Make a dataset ready for training: text to a tokenizer and two files of packed rows.
+"""Make a dataset ready for training: text to a tokenizer and three files of packed rows.
 
 `python -m autoexp.model.prepare --dataset bundled|climbmix|PATH`. Idempotent; may be killed at any instant and
 started again, and goes on from the tokenizer and the encoded blocks that are there (see encoding.py; they lie beside
@@ -22,7 +22,7 @@ import numpy as np
 from autoexp.model.climbmix import BASE_URL, ClimbMix
 from autoexp.model.console import Progress
 from autoexp.model.datasets import Bundled, OwnText, Source
-from autoexp.model.encoding import SPLITS, Encoded, processors
+from autoexp.model.encoding import Encoded, processors
 from autoexp.model.errors import BadInput, TrainerError, tell
 from autoexp.model.prepared import (
     FORMAT,
@@ -34,9 +34,11 @@ from autoexp.model.prepared import (
     check_vocabulary,
     folder_name,
     read_prepared,
+    rows_of,
+    spread,
 )
 from autoexp.model.profiles import PROFILES, Profile, pick
-from autoexp.model.rowfile import write_rows
+from autoexp.model.rowfile import write_rows, write_unevaluated
 from autoexp.model.shards import ahead
 from autoexp.model.storage import hash_of, locked, remove_leftovers, replacing, sha256_file, write_json
 from autoexp.model.tokenizer import Tokenizer, train_tokenizer
@@ -161,21 +163,32 @@ def build(request: Request, progress: Progress, workers: int) -> dict[str, Any]:
     eval_rows = profile.eval_tokens // profile.seq_len
     # Of climbmix just the rows that are evaluated are packed: the reference's first ones, in its order. Of the
     # others all are, and evaluation takes rows spread over them, for their documents may be sorted.
-    most = {"train": None, "val": eval_rows if source.name == "climbmix" else None}
+    most = {"val": eval_rows if source.name == "climbmix" else None}
+    counts: dict[str, dict[str, Any]] = {}
     with Encoded(pieces, folder / TOKENIZER, source, workers) as encoded:
-        counts = {
-            split: write_rows(
+        for split in encoded.splits:
+            written = write_rows(
                 encoded,
                 split,
                 folder / ROWS[split],
                 profile.seq_len + 1,
                 lengths,
                 progress,
-                most[split],
+                most.get(split),
                 request.remainders and split == "train",
+                folder / ROWS["test"] if split == "val" else None,
             )
-            for split in SPLITS
-        }
+            counts[split] = written[split]
+            if split == "val" and "rest" in written:
+                counts["test"] = written["rest"]
+    if not source.own_test and most["val"] is None:
+        val = rows_of(folder / ROWS["val"], counts["val"]["rows"], profile.seq_len)
+        chosen = spread(len(val), min(eval_rows, len(val)))
+        if (rest := write_unevaluated(folder / ROWS["test"], val, chosen, lengths)) is not None:
+            counts["test"] = {**rest, "kept": counts["val"]["kept"]}
+    if "test" not in counts:
+        (folder / ROWS["test"]).unlink(missing_ok=True)
+        progress.say("validation takes all text that is held out: there is no test split")
     meta = {
         "version": FORMAT,
         "request": request.digest,
@@ -189,7 +202,9 @@ def build(request: Request, progress: Progress, workers: int) -> dict[str, Any]:
         "reference_bytes": request.reference_bytes,
         "remainders": request.remainders,
         **counts,
-        "sha256": {name: sha256_file(folder / name) for name in (TOKENIZER, TOKEN_BYTES, *ROWS.values())},
+        "sha256": {
+            name: sha256_file(folder / name) for name in (TOKENIZER, TOKEN_BYTES, *(ROWS[split] for split in counts))
+        },
     }
     encoded.remove()
     write_json(folder / META, meta)

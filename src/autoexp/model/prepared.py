@@ -6,6 +6,8 @@
     token_bytes.npy    int32 (vocab_size,)
     train.rows         uint16 (rows, seq_len + 1), raw little-endian
     val.rows           likewise
+    test.rows          likewise; what no decision ever sees. Folders of older releases have none, nor has one whose
+                       text was too little
     encoded-<hash8>/   only while it is prepared: see encoding.py
 
 meta.json: version, request (hash of what was asked for), made_from (the same in words, with the names and sizes of the
@@ -19,7 +21,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,8 @@ from autoexp.model.errors import BadInput, Missing
 
 FORMAT = 2  # 2: what meta.json says of its making; empty documents and short validation texts as the reference
 META, TOKENIZER, TOKEN_BYTES = "meta.json", "tokenizer.json", "token_bytes.npy"
-ROWS = {"train": "train.rows", "val": "val.rows"}
+ROWS = {"train": "train.rows", "val": "val.rows", "test": "test.rows"}
+ALWAYS = ("train", "val")  # the splits that every folder has
 
 Rows = npt.NDArray[np.uint16]
 
@@ -71,27 +74,43 @@ class Prepared:
 
     @property
     def eval_rows(self) -> int:
-        """How many rows of the validation split are evaluated."""
+        """How many rows of the validation split are evaluated; of the test split as many, if it has them."""
         return int(self.meta["eval_rows"])
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a split that no decision sees."""
+        return "test" in self.meta
+
     def rows(self, split: str) -> Rows:
-        """The rows of `train` or `val`, memory-mapped, shape (rows, seq_len + 1)."""
-        count = int(self.meta[split]["rows"])
-        return np.memmap(self.folder / ROWS[split], dtype="<u2", mode="r", shape=(count, self.seq_len + 1))
+        """The rows of `train`, `val` or `test`, memory-mapped, shape (rows, seq_len + 1).
+
+        Raises Missing for the test split where there is none.
+        """
+        if split not in self.meta:
+            raise Missing(
+                f"{self.folder} has no {split} split", "prepare the data again: python -m autoexp.model.prepare"
+            )
+        return rows_of(self.folder / ROWS[split], int(self.meta[split]["rows"]), self.seq_len)
 
     def token_bytes(self) -> npt.NDArray[np.int32]:
         """Bytes of text that each token stands for, shape (vocab_size,)."""
         return np.asarray(np.load(self.folder / TOKEN_BYTES, allow_pickle=False), dtype=np.int32)
 
 
-def read_prepared(folder: Path) -> Prepared | None:
-    """The folder if it is ready: a whole meta.json of this format and row files of the size it says. Else None."""
+def read_prepared(folder: Path, splits: Iterable[str] = tuple(ROWS)) -> Prepared | None:
+    """The folder if it is ready: a whole meta.json of this format and row files of the size it says. Else None.
+
+    Only those of `splits` are looked at.
+    """
     try:
         meta = json.loads((folder / META).read_text())
         if meta["version"] != FORMAT:
             return None
-        for split, name in ROWS.items():
-            if (folder / name).stat().st_size != meta[split]["rows"] * (meta["seq_len"] + 1) * 2:
+        for split in splits:
+            if split not in ALWAYS and split not in meta:
+                continue
+            if (folder / ROWS[split]).stat().st_size != meta[split]["rows"] * (meta["seq_len"] + 1) * 2:
                 return None
         if not ((folder / TOKEN_BYTES).is_file() and (folder / TOKENIZER).is_file()):
             return None
@@ -103,22 +122,34 @@ def read_prepared(folder: Path) -> Prepared | None:
 def find_prepared(profile: str, environ: Mapping[str, str] = os.environ) -> Prepared:
     """The folder that a training uses: `$AUTOEXP_DATA`, else the newest ready one of the cache for `profile`.
 
+    A training that others evaluate (AUTOEXP_EVALUATION=judge) needs no validation rows, and may not see them.
     Raises Missing if there is none, BadInput if `$AUTOEXP_DATA` names a folder that is not ready.
     """
+    splits = ("train",) if environ.get("AUTOEXP_EVALUATION") == "judge" else tuple(ROWS)
     command = f"python -m autoexp.model.prepare --dataset bundled --profile {profile}"
     if named := environ.get("AUTOEXP_DATA"):
-        ready = read_prepared(Path(named).expanduser().absolute())
+        ready = read_prepared(Path(named).expanduser().absolute(), splits)
         if ready is None:
             raise Missing(f"AUTOEXP_DATA={named} holds no data that is ready", f"{command} --out {named}")
         return ready
     found: list[tuple[float, str, Prepared]] = []
     for meta in (cache_folder(environ) / "prepared").glob(f"*/{META}"):
-        ready = read_prepared(meta.parent)
+        ready = read_prepared(meta.parent, splits)
         if ready is not None and ready.meta.get("profile") == profile:
             found.append((meta.stat().st_mtime, str(meta), ready))
     if not found:
         raise Missing(f"no data is prepared for the profile {profile} in {cache_folder(environ)}", command)
     return max(found, key=lambda item: item[:2])[2]
+
+
+def rows_of(path: Path, count: int, seq_len: int) -> Rows:
+    """A file of `count` rows, memory-mapped."""
+    return np.memmap(path, dtype="<u2", mode="r", shape=(count, seq_len + 1))
+
+
+def spread(there: int, wanted: int) -> npt.NDArray[np.int64]:
+    """Which rows of a split of `there` rows are evaluated: `wanted` of them, from the first to the last."""
+    return np.linspace(0, there - 1, wanted).round().astype(np.int64)
 
 
 def check_vocabulary(size: int) -> None:

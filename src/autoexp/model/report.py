@@ -27,7 +27,7 @@ PACKAGES = ("triton", "flash-attn-4", "kernels")  # beside torch and numpy, wher
 
 # The keys of a finished report.json, in order.
 KEYS = (
-    *("status", "phase", "reason", "metrics", "val_bpb"),
+    *("status", "phase", "reason", "metrics", "val_bpb", "evaluated_by"),
     *("train_loss", "loss_curve", "total_tokens", "num_steps", "tokens_per_second", "mfu_percent"),
     *("training_seconds", "training_wall_seconds", "startup_seconds", "compile_seconds", "eval_seconds"),
     *("total_seconds", "budget_seconds", "peak_memory_mb"),
@@ -126,9 +126,9 @@ def load_checkpoint(path: Path, model: torch.nn.Module, device: torch.device) ->
 
 def summary(report: Mapping[str, Any]) -> str:
     """The block of `key: value` lines that ends the output."""
-    mfu = report["mfu_percent"]
+    mfu, val_bpb = report["mfu_percent"], report.get("val_bpb")
     values = {
-        "val_bpb": f"{report['val_bpb']:.6f}",
+        **({"val_bpb": f"{val_bpb:.6f}"} if val_bpb is not None else {}),
         "training_seconds": f"{report['training_seconds']:.1f}",
         "total_seconds": f"{report['total_seconds']:.1f}",
         "peak_vram_mb": f"{report['peak_memory_mb']:.1f}",

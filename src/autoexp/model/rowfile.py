@@ -1,11 +1,11 @@
-"""One split packed into its file of rows, with what it keeps of the text."""
+"""One split packed into its file of rows, with what it keeps of the text; what it leaves becomes the test split."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from autoexp.model.console import Progress
 from autoexp.model.encoding import Encoded
 from autoexp.model.errors import BadInput
 from autoexp.model.packing import Packer
+from autoexp.model.prepared import spread
 from autoexp.model.storage import replacing
 from autoexp.model.tokenizer import Ids
 
@@ -32,6 +33,7 @@ class Rate:
     most: int | None
     started: float
     read: float = 0.0  # part of the text, 0 to 1
+    readings: int = 0  # how often the text was begun, where it may be read again
 
     def tick(self, read: float) -> None:
         self.read = max(self.read, read)
@@ -55,15 +57,43 @@ def write_rows(
     progress: Progress,
     most: int | None = None,
     remainders: bool = False,
-) -> dict[str, Any]:
-    """Pack a split into `path`. Returns its counts: rows, tokens, bytes of text, and the part of the text it keeps.
+    rest: Path | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Pack a split into `path`. Returns its counts by name: rows, tokens, bytes of text, and the part that it keeps.
 
     With `most` there are just so many rows, and a text that is too short for them is read again, without a break:
-    that is how the reference comes to its validation rows.
+    that is how the reference comes to its validation rows. As many rows that come after them in the first reading go
+    into `rest`, if there are any; their counts are under "rest".
     """
     rate = Rate(split, capacity - 1, progress, most, time.monotonic())
     packer = Packer(capacity, remainders=remainders)
     rows = packer.rows(again_and_again(encoded, split, rate) if most else encoded.batches(split, rate.tick))
+    found = {split: fill(path, rows, rate, lengths, most)}
+    if found[split]["rows"] == 0:
+        raise BadInput(
+            f"{encoded.source.name} has too little text: its {split} part fills no row of {capacity} tokens",
+            "add text (a few hundred kilobytes at least), or use --dataset bundled",
+        )
+    found[split]["kept"] = kept(packer)
+    if rest is not None and most is not None:
+        first_reading = takewhile(lambda row: rate.readings < 2, rows)
+        after = fill(rest, first_reading, rate, lengths, most)
+        if after["rows"]:
+            found["rest"] = {**after, "kept": kept(packer)}
+        else:
+            rest.unlink()
+    encoded.enough(split)
+    return found
+
+
+def kept(packer: Packer) -> float:
+    return round(packer.kept / (packer.kept + packer.dropped), 4)
+
+
+def fill(
+    path: Path, rows: Iterator[npt.NDArray[np.uint16]], rate: Rate, lengths: npt.NDArray[np.int32], most: int | None
+) -> dict[str, Any]:
+    """Write rows, `most` at most, into a file by rename. Returns their counts."""
     count = text_bytes = 0
     with replacing(path) as file:
         while most is None or count < most:
@@ -75,14 +105,25 @@ def write_rows(
             count += len(block)
             text_bytes += int(lengths[stacked[:, 1:]].sum())
             rate.show(count)
-        encoded.enough(split)
-        if count == 0:
-            raise BadInput(
-                f"{encoded.source.name} has too little text: its {split} part fills no row of {capacity} tokens",
-                "add text (a few hundred kilobytes at least), or use --dataset bundled",
-            )
-    kept = packer.kept / (packer.kept + packer.dropped)
-    return {"rows": count, "tokens": count * (capacity - 1), "bytes": text_bytes, "kept": round(kept, 4)}
+    return {"rows": count, "tokens": count * rate.seq_len, "bytes": text_bytes}
+
+
+def write_unevaluated(
+    path: Path, rows: npt.NDArray[np.uint16], chosen: npt.NDArray[np.int64], lengths: npt.NDArray[np.int32]
+) -> dict[str, Any] | None:
+    """Write rows of validation that are not among those that are evaluated, `chosen`: as many, if there are so many.
+
+    They are spread over the split as those are. Returns their counts; None, and no file, where there are none.
+    """
+    left = np.setdiff1d(np.arange(len(rows)), chosen)
+    if not len(left):
+        path.unlink(missing_ok=True)
+        return None
+    picked = rows[left[spread(len(left), min(len(left), len(chosen)))]]
+    with replacing(path) as file:
+        file.write(picked.astype("<u2", copy=False).tobytes())
+    tokens = picked[:, 1:]
+    return {"rows": len(picked), "tokens": tokens.size, "bytes": int(lengths[tokens].sum())}
 
 
 def again_and_again(encoded: Encoded, split: str, rate: Rate) -> Iterator[list[Ids]]:
@@ -90,6 +131,7 @@ def again_and_again(encoded: Encoded, split: str, rate: Rate) -> Iterator[list[I
     found = True
     while found:
         found = False
+        rate.readings += 1
         for batch in encoded.batches(split, rate.tick):
             found = True
             yield batch

@@ -278,6 +278,13 @@ def adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_de
     return {"kind": "adamw", "params": params, "lr": lr, "betas": betas, "weight_decay": weight_decay}
 
 
+def build_model(vocab_size: int, seq_len: int, dtype: torch.dtype) -> GPT:
+    """The model before its training. The judge builds it too, and asks it for `logits` with the trained weights."""
+    model = GPT(vocab_size, seq_len)
+    model.init_weights(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+    return model
+
+
 # --- optimizer --------------------------------------------------------------------------------------------------------
 
 # Polar Express: five polynomials a*x + b*x^3 + c*x^5 that bring every singular value close to 1.
@@ -433,8 +440,7 @@ def main() -> None:
     with Trial(PROFILE) as trial:
         device = trial.device
         with device.torch_device:
-            model = GPT(trial.data.vocab_size, trial.data.seq_len)
-        model.init_weights(torch.bfloat16 if device.dtype == torch.bfloat16 else torch.float32)
+            model = build_model(trial.data.vocab_size, trial.data.seq_len, device.dtype)
         optimizer = MuonAdamW(model.groups(), device.compiles)
         trial.describe(depth=DEPTH, flops_per_token=model.flops_per_token())
         row_bytes = model.bytes_per_token() * trial.data.seq_len

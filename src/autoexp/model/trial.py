@@ -7,8 +7,8 @@
             step.done(loss, lr_multiplier)
         trial.finish(model, losses)
 
-Environment: AUTOEXP_REPORT, AUTOEXP_SEED, AUTOEXP_BUDGET_SECONDS, AUTOEXP_DATA, AUTOEXP_CHECKPOINT, AUTOEXP_PROFILE,
-and those of devices.py, attention, memory.py and distributed.py.
+Environment: AUTOEXP_REPORT, AUTOEXP_SEED, AUTOEXP_BUDGET_SECONDS, AUTOEXP_DATA, AUTOEXP_CHECKPOINT, AUTOEXP_EVALUATE,
+AUTOEXP_EVALUATION, AUTOEXP_PROFILE, and those of devices.py, attention, memory.py and distributed.py.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Trial:
             if self.checkpoint is not None and not self.checkpoint.is_file():
                 raise BadInput(f"AUTOEXP_CHECKPOINT={self.checkpoint} is not there", "unset it to train")
             self.data = find_prepared(self.profile.name, environ)
+            # Asked for in checks of a finished night only: a split that decisions see is no test.
+            self.tests = "test" in environ.get("AUTOEXP_EVALUATE", "").split(",") and self.data.has_test
             self.world = join({**environ, "AUTOEXP_REPORT": str(self.path)}, self.path.parent, self._lost)
             # The cpu profile stays on the CPU even beside a GPU: its budget is too short to compile anything.
             wanted = environ.get("AUTOEXP_DEVICE") or ("cpu" if self.profile.device == "cpu" else "best")
@@ -331,9 +333,10 @@ class Trial:
 
     # --- judging ------------------------------------------------------------------------------------------------
 
-    def finish(self, model: torch.nn.Module, losses: Losses) -> float:
+    def finish(self, model: torch.nn.Module, losses: Losses) -> float | None:
         """Save the weights, evaluate, report and print the summary. Returns the validation bits per byte.
 
+        With AUTOEXP_EVALUATION=judge other processes evaluate the weights (judge.py): it saves them and returns None.
         `losses` is what `compiled` returned: called with inputs and targets it gives the cross-entropy of every
         target, (rows, seq_len) float32, in nats. `model` itself must take shorter rows too. Raises TrainingFailed
         if they fail the tests of audit.py.
@@ -342,15 +345,32 @@ class Trial:
         self.phase = "evaluate"
         model.eval()
         self.world.broadcast_parameters(model)  # what is judged is what is saved, whatever train.py did
+        judged = self.environ.get("AUTOEXP_EVALUATION") == "judge"
         if not self.world.leads:
-            return evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world)
+            if judged:
+                return None
+            val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world)
+            if self.tests:
+                evaluate(losses, self.data, self.device, self.rows_per_part, world=self.world, split="test")
+            return val_bpb
         report = {"status": "evaluating", "phase": "evaluate", **self._facts(model)}
+        report["evaluated_by"] = "judge" if judged else "trainer"
         report["checkpoint"] = str(self.checkpoint or self.path.with_name("checkpoint.pt"))
         began = seconds_since_process_start()
+        if judged:
+            self._evaluated(0.0)
+            self._save(model, report)
+            self._ended(report | {"status": "trained", "total_seconds": seconds_since_process_start()})
+            return None
         with ThreadPoolExecutor(1) as pool:  # weights are written while the device evaluates them; both are waited for
             saving = pool.submit(self._save, model, report)
             self._evaluated(0.0)
             val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated, self.world)
+            metrics = {"val_bpb": val_bpb}
+            if self.tests:
+                metrics["test_bpb"] = evaluate(
+                    losses, self.data, self.device, self.rows_per_part, world=self.world, split="test"
+                )
             check_causal(losses, self.data, self.device, self.rows_per_part if self.device.compiles else 1)
             with eager() if self.device.compiles else nullcontext():  # shapes that come once
                 check_probabilities(model, self.data, self.device)
@@ -359,17 +379,20 @@ class Trial:
         ended = seconds_since_process_start()
         report |= {
             "status": "ok",
-            "phase": "done",
-            "metrics": {"val_bpb": val_bpb},
+            "metrics": metrics,
             "val_bpb": val_bpb,
             "eval_seconds": ended - began,
             "total_seconds": ended,
             "peak_memory_mb": max(self.device.peak_memory_mb(), report["peak_memory_mb"]),
         }
-        write_report(self.path, whole(report))
-        self.phase = "done"
-        self.observer.say(summary(report))
+        self._ended(report)
         return val_bpb
+
+    def _ended(self, report: dict[str, Any]) -> None:
+        assert self.path is not None
+        self.phase = "done"
+        write_report(self.path, whole({**report, "phase": "done"}))
+        self.observer.say(summary(report))
 
     def _save(self, model: torch.nn.Module, report: dict[str, Any]) -> None:
         """Write the weights, unless they came from a file, and say that an evaluation may go on from them."""

@@ -5,6 +5,7 @@ Time comes from the journal's own events, so a replay decides what the session d
 
 from __future__ import annotations
 
+from autoexp.runs.auditing import reserved_hours
 from autoexp.runs.records import Plan
 from autoexp.runs.state import RunState
 
@@ -43,6 +44,8 @@ def reached(state: RunState, plan: Plan) -> tuple[str, str] | None:
     for name in AMOUNTS:
         limit = getattr(budget, name)
         amount = so_far[name] + (_to_train(state) if name == "max_trials" else 0)
+        if name == "max_hours" and limit is not None:
+            amount += reserved_hours(state, plan, limit)
         if limit is not None and amount >= limit:
             return name, share(name, so_far[name], limit)
     return None

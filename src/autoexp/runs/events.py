@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, TypeAdapter
 
+from autoexp.runs.checked import Checked, CheckKind, Verdict
 from autoexp.runs.records import Constant, Decision, Metric, Outcome, Plan, Proposal, Record, Trial
 
 FORMAT = 2
@@ -55,6 +56,8 @@ class SessionOpened(_Event):
     plugins: dict[str, str] = {}
     judged: dict[str, Any] = {}
     """The settings that trials must share for their numbers to compare."""
+    journal_sha256: str = ""
+    """Of all lines before this one, as they were then: `autoexp verify` sees whether one was changed since."""
 
 
 class SessionClosed(_Event):
@@ -65,6 +68,8 @@ class SessionClosed(_Event):
     detail: str = ""
     hint: str = ""
     exit_code: int = 0
+    journal_sha256: str = ""
+    """Of all lines before this one."""
 
 
 class SetupDone(_Event):
@@ -131,6 +136,14 @@ class TrainingStarted(_Event):
     """The job's folder, relative to the run's."""
     pid: int | None = None
     slot: int = 0
+    judged: bool = False
+    """Whether the harness's judge evaluates it. The trainer's own word for the metric then counts nothing."""
+    why_not_judged: str = ""
+    """Why the trainer evaluates it itself, in words; '' in the journals of older releases."""
+    isolated: bool = False
+    """Whether it sees only what it needs. By what, its outcome says."""
+    why_not_isolated: str = ""
+    """Why it is not, in words; '' in the journals of older releases."""
 
 
 class TrainingEnded(_Event):
@@ -286,6 +299,97 @@ class Noted(_Event):
     """Notes with the same key are written once."""
 
 
+class CheckOpened(_Event):
+    """A check was asked for, or is due at the end of a run: programs are trained again, and no decision hangs on it.
+
+    With the key of one that is under way it is gone on with.
+    """
+
+    type: Literal["check_opened"] = "check_opened"
+    key: str
+    """Its kind, and a number: audit-1."""
+    kind: CheckKind
+    """What it asks."""
+    programs: tuple[Checked, ...]
+    """What is trained."""
+    seeds: tuple[int, ...]
+    """Each program is trained with each of them."""
+    auto: bool = False
+    """At the end of a run, by itself; a person who asks for one wants nothing else done meanwhile."""
+    early: bool = False
+    """Over as soon as the first training comes to exactly what was recorded."""
+    keep: bool = False
+    """A simpler best becomes the run's best even if the rule does not say so."""
+    notes: tuple[str, ...] = ()
+    """What it cannot look at: changes that cannot be taken out alone."""
+    request: str | None = None
+    """The request's file."""
+
+
+class CheckGrown(_Event):
+    """What a check has found so far asks for one more program: a best without all the changes that carry nothing."""
+
+    type: Literal["check_grown"] = "check_grown"
+    key: str
+    """The check."""
+    program: Checked
+    """What is trained too, with the same seeds."""
+
+
+class CheckStarted(_Event):
+    """A training of a check began."""
+
+    type: Literal["check_started"] = "check_started"
+    key: str
+    """The check."""
+    place: int
+    """Which of its trainings, counted from 0."""
+    job: TrainingStarted
+    """As of an iteration's training; its number is negative, for it is of none."""
+
+
+class CheckEnded(_Event):
+    """A training of a check ended."""
+
+    type: Literal["check_ended"] = "check_ended"
+    key: str
+    """The check."""
+    place: int
+    """Which of its trainings, counted from 0."""
+    outcome: Outcome
+    """How."""
+    action: Literal["proceed", "rerun", "reevaluate"] = "proceed"
+    """What triage makes of it: it counts as it is, or is done again."""
+
+
+class CheckClosed(_Event):
+    """What a check found."""
+
+    type: Literal["check_closed"] = "check_closed"
+    key: str
+    """The check."""
+    verdict: Verdict
+    """What it found."""
+
+
+class BestSimplified(_Event):
+    """The best without changes that carry nothing is the run's best from now on."""
+
+    type: Literal["best_simplified"] = "best_simplified"
+    key: str
+    """The check that found it."""
+    commit: str
+    """The simpler program."""
+    of: str
+    """The best before."""
+    removed: tuple[int, ...]
+    """The iterations whose changes are not in it."""
+    metric: float
+    """The mean over its trainings in the check."""
+    why: str
+    """Why it is kept: the rule's reason, or that a person asked for it."""
+
+
 Event = (
     RunCreated
     | PlanMade
@@ -313,5 +417,11 @@ Event = (
     | IdeaDropped
     | LessonLearned
     | Noted
+    | CheckOpened
+    | CheckGrown
+    | CheckStarted
+    | CheckEnded
+    | CheckClosed
+    | BestSimplified
 )
 ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

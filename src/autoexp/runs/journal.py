@@ -6,6 +6,7 @@ Read and append is all there is. Who may append holds the run's lock (`autoexp.w
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -97,6 +98,7 @@ class Journal:
         data = path.read_bytes()
         self.size = data.rfind(b"\n") + 1
         self._written = bytearray(data[: self.size])
+        self._hash = hashlib.sha256(self._written)
         if self.size < len(data):
             os.ftruncate(self._fd, self.size)
             os.fsync(self._fd)
@@ -122,6 +124,12 @@ class Journal:
             raise JournalError(f"cannot write {self.path}: {error.strerror}", "autoexp resume") from error
         self.size += len(line)
         self._written += line
+        self._hash.update(line)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that is in it."""
+        return self._hash.hexdigest()
 
     def _put_back(self) -> None:
         """Somebody removed, replaced, cut or lengthened the open file: it is written again as this session knows it.

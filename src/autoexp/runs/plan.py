@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 from autoexp.errors import UsageError
 from autoexp.runs import budget
+from autoexp.runs.auditing import audit_due
+from autoexp.runs.checks import Check
 from autoexp.runs.records import Plan
 from autoexp.runs.state import LOOP, TOP, RunState
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one iteration. `skip`: it is not selected, and a later one is."""
+    """One stage of one iteration. `skip`: it is not selected, and a later one is.
+
+    Beside the stages there are `audit`, which opens a check at the end of a run, `check`, one training of a check (its
+    place is in `iteration`), and `conclude`, which says what a check found.
+    """
 
     stage: str
     iteration: int = 0
@@ -35,6 +41,10 @@ def next_stages(state: RunState, plan: Plan) -> tuple[Step, ...]:
     looping = "loop" in plan.stages
     if not state.setup_done:
         return (Step("setup"),) if plan.stages else ()
+    if state.check is not None:
+        return _checking(state.check, state.stopping, plan)
+    if state.checking:
+        return ()
     if not state.baseline_closed and 0 not in state.open:
         if "baseline" in plan.stages:
             return (Step("baseline"),)
@@ -48,7 +58,17 @@ def next_stages(state: RunState, plan: Plan) -> tuple[Step, ...]:
             steps += _continue(state, plan, number)
     if looping and _may_open(state, plan):
         steps += _select("propose", state.next_number, 1, plan)
+    if not steps and looping and audit_due(state, plan):
+        return (Step("audit"),)
     return tuple(steps)
+
+
+def _checking(check: Check, stopping: bool, plan: Plan) -> tuple[Step, ...]:
+    """Trainings of a check: those that run, then those that may begin; when all are over, what it found."""
+    if check.enough and not check.running:
+        return (Step("conclude"),)
+    begin = [] if stopping else check.next(plan.workers)
+    return tuple(Step("check", place, check.trainings[place].attempt) for place in (*check.running, *begin))
 
 
 def baseline_failed(state: RunState) -> bool:

@@ -117,6 +117,38 @@ class Outcome(Record):
     wall_seconds: float | None = None
     checkpoint: str | None = None
     """Path of a checkpoint that was complete before the training failed; it can be evaluated again."""
+    evaluated_by: Literal["", "trainer", "judge"] = ""
+    """Who computed the metric: the harness's judge, in a process of its own, or the trainer itself. '' in journals from
+    before this was told."""
+    seal: str = ""
+    """Of the judge's evaluation, as in evaluation.json: 64 hex digits; '' without one."""
+    isolation: str = ""
+    """What the training was confined by; '' when it could see and do what the user can."""
+    over_budget: str = ""
+    """Why it was longer than its budget, by what was measured from outside; it is then no success."""
+    cpu_seconds: float | None = None
+    """Processor time of all its processes, by the kernel's account."""
+    gpu_seconds: float | None = None
+    """Time that its busiest GPU was at work, by the driver's account."""
+    host_memory_gb: float | None = None
+    """The most memory of the machine that its processes had together; `memory_gb` is the device's, by its report."""
+    checkpoint_mb: float | None = None
+    """Size of its checkpoint in megabytes (2^20 bytes)."""
+
+
+class Taken(Record):
+    """What a training took, measured from outside."""
+
+    wall_seconds: float = 0.0
+    cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
+
+    def at_least(self, other: Taken) -> Taken:
+        """The larger one of each."""
+        mine, others = self.model_dump(), other.model_dump()
+        return Taken(
+            **{name: max((v for v in (mine[name], others[name]) if v is not None), default=None) for name in mine}
+        )
 
 
 class Trial(Record):
@@ -283,6 +315,10 @@ class Plan(Record):
     """Whether agents (large language models) may be asked at all; `--no-stochastic` says no."""
     auto_prepare: bool = True
     budget: Budget = Budget()
+    audit_seeds: int = 0
+    """Seeds of the audit at the end of the run; 0: there is none by itself."""
+    audit_share: float = 0.2
+    """Of the time that the run has worked, at most so much is for that audit."""
 
     @property
     def proposers(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoexp.runs import events as ev
+from autoexp.runs.checks import Check
 from autoexp.runs.records import (
     AgentRecord,
     Best,
@@ -16,6 +17,7 @@ from autoexp.runs.records import (
     Question,
     Record,
     Spent,
+    Taken,
     Trial,
 )
 
@@ -78,6 +80,11 @@ class RunState(Record):
     next_number: int = 1
     """The number that the next loop iteration will get."""
     best: Best | None = None
+    baseline_taken: Taken | None = None
+    """What the trainings of the baseline took, the most of each."""
+    isolated: bool | None = None
+    """Whether the last training was isolated, None before any."""
+    why_not_isolated: str | None = None
     earlier_seconds: float = 0.0
     """What the sessions before the present one worked; of a closed one, it too."""
     trainings: int = 0
@@ -105,6 +112,17 @@ class RunState(Record):
     """Requests already taken in (the last hundred)."""
     notes: tuple[ev.Noted, ...] = ()
     """The last few."""
+    checks: tuple[Check, ...] = ()
+    """What was trained again to see whether it holds: audits, reproductions, ablations, the oldest first."""
+    checking: bool = False
+    """A person asked for a check: nothing else is done until they resume the run."""
+    simplified: tuple[ev.BestSimplified, ...] = ()
+    """Each time that a simpler best was taken."""
+
+    @property
+    def check(self) -> Check | None:
+        """The check that is under way."""
+        return next((check for check in self.checks if check.under_way), None)
 
     @property
     def completed(self) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from autoexp.errors import JournalError
-from autoexp.runs import asides
+from autoexp.runs import asides, checks
 from autoexp.runs import events as ev
 from autoexp.runs.asides import Changes, sum_of
-from autoexp.runs.records import Best, Outcome
+from autoexp.runs.checks import Check
+from autoexp.runs.records import Best, Outcome, Taken
 from autoexp.runs.resting import rested
 from autoexp.runs.shape import BASELINE, LOOP, TOP, Iteration, RunState, same_words, slot_of
 
@@ -87,7 +88,13 @@ def _plan_made(state: RunState, event: ev.PlanMade) -> Changes:
     again = "baseline" in event.plan.stages and state.next_number == 1 and not state.trials and not state.open
     closed = state.baseline_closed and not again
     requests = asides.taken(state, event.request)
-    return {"plan": event.plan, "stopping": False, "requests": requests, "baseline_closed": closed}
+    return {
+        "plan": event.plan,
+        "stopping": False,
+        "requests": requests,
+        "baseline_closed": closed,
+        "checking": False,
+    }
 
 
 def _stop_requested(state: RunState, event: ev.StopRequested) -> Changes:
@@ -187,11 +194,26 @@ def _committed(state: RunState, event: ev.Committed) -> Changes:
 def _training_started(state: RunState, event: ev.TrainingStarted) -> Changes:
     iteration = _open(state, event.iteration)
     again = iteration.job is not None or iteration.reevaluate is not None
-    return {**_moved(state, iteration, "train", job=event), "trainings": state.trainings + (not again)}
+    changes = _moved(state, iteration, "train", job=event)
+    why_not = event.why_not_isolated or None
+    told = event.isolated or why_not is not None
+    return {
+        **changes,
+        "trainings": state.trainings + (not again),
+        "isolated": event.isolated if told else state.isolated,
+        "why_not_isolated": why_not if told else state.why_not_isolated,
+    }
 
 
 def _training_ended(state: RunState, event: ev.TrainingEnded) -> Changes:
-    return _moved(state, _open(state, event.iteration), outcome=event.outcome)
+    iteration, outcome = _open(state, event.iteration), event.outcome
+    changes = _moved(state, iteration, outcome=outcome)
+    if event.iteration or outcome.status != "success" or iteration.reevaluate is not None:
+        return changes
+    taken = Taken(
+        wall_seconds=outcome.wall_seconds or 0.0, cpu_seconds=outcome.cpu_seconds, gpu_seconds=outcome.gpu_seconds
+    )
+    return {**changes, "baseline_taken": state.baseline_taken.at_least(taken) if state.baseline_taken else taken}
 
 
 def _triaged(state: RunState, event: ev.Triaged) -> Changes:
@@ -238,6 +260,48 @@ def _decided(state: RunState, event: ev.Decided) -> Changes:
     }
 
 
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _check_opened(state: RunState, event: ev.CheckOpened) -> Changes:
+    changes: Changes = {"requests": asides.taken(state, event.request)}
+    if not event.auto:
+        changes |= {"checking": True, "stopping": False}
+    if any(check.key == event.key for check in state.checks):
+        return changes
+    before = tuple(c.model_copy(update={"superseded": True}) if c.under_way else c for c in state.checks)
+    return {**changes, "checks": (*before, checks.opened(event, len(before) + 1))}
+
+
+def _with_check(state: RunState, key: str, change: Callable[[Check], Check]) -> Changes:
+    if all(check.key != key for check in state.checks):
+        raise JournalError(f"there is no check {key} in run {state.run_id}", "autoexp log")
+    return {"checks": tuple(change(check) if check.key == key else check for check in state.checks)}
+
+
+def _check_grown(state: RunState, event: ev.CheckGrown) -> Changes:
+    return _with_check(state, event.key, lambda check: checks.grown(check, event))
+
+
+def _check_started(state: RunState, event: ev.CheckStarted) -> Changes:
+    return _with_check(state, event.key, lambda check: checks.started(check, event))
+
+
+def _check_ended(state: RunState, event: ev.CheckEnded) -> Changes:
+    return _with_check(state, event.key, lambda check: checks.ended(check, event))
+
+
+def _check_closed(state: RunState, event: ev.CheckClosed) -> Changes:
+    return _with_check(state, event.key, lambda check: check.model_copy(update={"verdict": event.verdict}))
+
+
+def _best_simplified(state: RunState, event: ev.BestSimplified) -> Changes:
+    if state.best is None:
+        raise JournalError(f"there is no best to simplify in run {state.run_id}", "autoexp log")
+    best = state.best.model_copy(update={"commit": event.commit, "metric": event.metric})
+    return {"best": best, "simplified": (*state.simplified, event)}
+
+
 _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.RunCreated: _run_created,
     ev.PlanMade: _plan_made,
@@ -265,4 +329,10 @@ _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.IdeaTried: asides.idea_tried,
     ev.IdeaDropped: asides.idea_dropped,
     ev.LessonLearned: asides.lesson_learned,
+    ev.CheckOpened: _check_opened,
+    ev.CheckGrown: _check_grown,
+    ev.CheckStarted: _check_started,
+    ev.CheckEnded: _check_ended,
+    ev.CheckClosed: _check_closed,
+    ev.BestSimplified: _best_simplified,
 }

@@ -51,6 +51,14 @@ def spawn(paths: RunPaths) -> int:
     return process.pid
 
 
+def wait_for_end(paths: RunPaths) -> None:
+    """Until no session works on the run. Looked at twice: one lets go for a moment between two requests."""
+    seen = 0
+    while seen < 2:
+        seen = 0 if live(paths) else seen + 1
+        time.sleep(5 * POLL_SECONDS)
+
+
 def raise_if_failed(paths: RunPaths) -> None:
     """Raise the error with which the newest session ended, if it has ended with one."""
     if live(paths):

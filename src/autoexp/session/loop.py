@@ -31,7 +31,7 @@ from autoexp.runs import events as ev
 from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
-from autoexp.session import memory, requests, snapshot, views
+from autoexp.session import checking, memory, requests, snapshot, views
 from autoexp.session.foresight import doubts, may_propose, refuse_endless, refuse_missing
 from autoexp.session.words import told, write_line
 from autoexp.spec.context import Context, pick
@@ -138,7 +138,11 @@ class Session:
         self.trackers = {name: pick(trackers, name, "tracker") for name in options.run.trackers}
         before = self.state.session
         opened = ev.SessionOpened(
-            pid=os.getpid(), host=socket.gethostname(), plugins=versions(self.plugins), judged=judged
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            plugins=versions(self.plugins),
+            judged=judged,
+            journal_sha256=self.journal.sha256,
         )
         self.append(opened)
         if left := end_agents(self.paths.worktrees):
@@ -164,7 +168,8 @@ class Session:
             pick(self.proposers, self.settings.run.fallback, "proposer")
             pick(self.agents, self.settings.agent.name, "agent")
         refuse_endless(self.state.plan, self.agents, f"autoexp resume --run-id {self.paths.run_id}")
-        if not queued(self.paths) and not self.paths.override.exists():  # else a person has the next idea
+        if not self.state.checking and not queued(self.paths) and not self.paths.override.exists():
+            # else a person has the next idea, or none is wanted
             refuse_missing(self.state, self.agents)
         self._note_doubts()
         views.write_results(self.workspace, self.paths, self.state, self.log)
@@ -223,6 +228,11 @@ class Session:
 
     def _step(self, step: Step) -> bool:
         """Do one step; False when its stage has nothing to tell yet."""
+        if step.stage in checking.STEPS:
+            event_of_check = checking.STEPS[step.stage](self.state, self._context(step), self.plugins.hook)
+            if event_of_check is not None:
+                self.append(event_of_check)
+            return event_of_check is not None
         if step.skip:
             self.append(ev.StageSkipped(iteration=step.iteration, stage=step.stage))
             return True
@@ -259,7 +269,10 @@ class Session:
             views.drop_checkpoints(self.paths, before, self.state)
         if isinstance(event, ev.LessonLearned) and self.settings.agent.lessons:
             lessons.keep(self.workspace, self.paths.run_id, self.state.lessons[-1])
-        if isinstance(event, ev.SetupDone) or (isinstance(event, ev.Decided) and event.decision == "keep"):
+        if isinstance(event, ev.CheckEnded) and not self.settings.train.keep_checkpoints:
+            views.drop_checkpoints_of(self.paths, self.state, event)
+        kept = isinstance(event, ev.Decided) and event.decision == "keep"
+        if kept or isinstance(event, ev.SetupDone | ev.BestSimplified | ev.CheckClosed):
             self._move_branch()
         for name, tracker in self.trackers.items():
             try:
@@ -316,10 +329,12 @@ class Session:
     def _take_requests(self, fresh: bool) -> None:
         for name, request, path in requests.waiting(self.paths):
             if name not in self.state.requests:
-                if request.kind in ("stop", "resume"):
+                if request.kind in ("stop", "resume", "check"):
                     self._end_now = request.kind == "stop" and request.now
                 if request.kind == "stop":
                     self.append(ev.StopRequested(request=name))
+                elif request.kind == "check":
+                    self._open_check(name, request)
                 elif request.kind == "resume":
                     self._plan(name, request, fresh)
                 else:
@@ -334,6 +349,14 @@ class Session:
         else:
             self.append(ev.PlanMade(plan=plan, request=name))
 
+    def _open_check(self, name: str, request: requests.Request) -> None:
+        try:
+            opened = ev.CheckOpened.model_validate({**request.changes, "request": name})
+        except ValidationError as error:  # of another release of autoexp
+            self._note(f"a request was not understood, and is dropped: {error.errors()[0]['msg']}", f"request-{name}")
+        else:
+            self.append(opened)
+
     def _asked_to_end(self) -> bool:
         return any(request.kind == "stop" and request.now for _, request, _ in requests.waiting(self.paths))
 
@@ -344,13 +367,20 @@ class Session:
                 pick(self.executors, self.state.plan.executor, "executor").kill(
                     self.paths.folder / iteration.job.folder
                 )
+        for training in checking.at_work(self.state):
+            self.log(f"ending the training of {training.program} with seed {training.seed}")
+            if training.job is not None:
+                pick(self.executors, self.state.plan.executor, "executor").kill(self.paths.folder / training.job.folder)
 
     def _reason(self) -> tuple[str, str]:
         """(why the session ends, in a word; in words)."""
         plan = self.state.plan
-        left = pending(self.state, plan)
         if self._end_now or self.state.stopping:
             return "stopped", "on request"
+        if self.state.checking and self.state.checks:
+            last = self.state.checks[-1]
+            return "checked", f"{last.key}: {last.verdict.finding}" if last.verdict is not None else last.key
+        left = pending(self.state, plan)
         if left:
             return "pending", "not selected: " + ", ".join(left)
         wanted = "loop" in plan.stages and (plan.target is None or self.state.completed < plan.target)
@@ -366,7 +396,15 @@ class Session:
 
     def _close(self, reason: str, detail: str = "", hint: str = "", exit_code: int = 0) -> None:
         with suppress(AutoexpError):  # a full disk: the journal then ends without a farewell, and status says so
-            self.append(ev.SessionClosed(reason=reason, detail=detail[:2000], hint=hint, exit_code=exit_code))
+            self.append(
+                ev.SessionClosed(
+                    reason=reason,
+                    detail=detail[:2000],
+                    hint=hint,
+                    exit_code=exit_code,
+                    journal_sha256=self.journal.sha256,
+                )
+            )
 
     def log(self, text: str, level: str = "INFO") -> None:
         """A line in runner.log and for `say`. Neither can stop a run: the journal is the truth."""

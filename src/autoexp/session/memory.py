@@ -103,7 +103,7 @@ def _words(text: str, example: str) -> str:
 def heard(paths: RunPaths) -> Said:
     """What the run knows of a person's words."""
     state = load(paths)
-    waiting = [name for name, request, _ in requests.waiting(paths) if request.kind not in ("resume", "stop")]
+    waiting = [name for name, request, _ in requests.waiting(paths) if request.kind not in ("resume", "stop", "check")]
     return Said(
         run_id=paths.run_id,
         waiting=len([name for name in waiting if name not in state.requests]),
@@ -128,7 +128,7 @@ def _take_in(paths: RunPaths) -> None:
         journal = Journal(paths.journal)
         try:
             for name, request, path in requests.waiting(paths):
-                if request.kind in ("resume", "stop"):
+                if request.kind in ("resume", "stop", "check"):
                     continue
                 if name not in state.requests:
                     event = said(name, request)

@@ -32,7 +32,8 @@ def first_plan(
     """
     named = {"proposer": _proposer(settings), "executor": settings.run.executor, "rule": settings.run.rule}
     limits = {**settings.budget.model_dump(), **changes.get("budget", {})}
-    fields = {**named, "workers": settings.run.workers, **changes, "budget": limits}
+    audit = {"audit_seeds": settings.audit.seeds if settings.audit.auto else 0, "audit_share": settings.audit.share}
+    fields = {**named, "workers": settings.run.workers, **audit, **changes, "budget": limits}
     checked(settings, fields)
     plan = Plan.model_validate({"stages": stages[0], "loop": stages[1], "target": loops or 0, **fields})
     if loops is not None or not budget.limited(plan):

@@ -11,10 +11,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoexp.errors import AutoexpError
+from autoexp.executors import isolation
 from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.runs.records import shares
 from autoexp.session.background import live
 from autoexp.session.planning import checked
+from autoexp.spec.ports import missing_isolation
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
@@ -87,6 +89,7 @@ def _examine(start: Path | None) -> list[Check]:
     checks.append(_data(workspace, settings))
     checks += _machine(settings)
     checks += _profile(ours)
+    checks.append(_isolation(settings, bool(ours)))
     edited = _edited(repository, editable)
     if edited:
         said = f"uncommitted edits of {', '.join(edited)}: they are not part of a run"
@@ -220,6 +223,24 @@ def _profile(sources: list[str]) -> list[Check]:
         return []
     said = f"the program is for the profile {GPU_PROFILE}, and there is no NVIDIA GPU"
     return [_note("profile", said, "autoexp init another-folder --profile cpu")]
+
+
+def _isolation(settings: Settings, ours: bool) -> Check:
+    """What trainings will be confined by, with the executor of the settings."""
+    wanted = settings.train.isolation
+    if wanted == "off":
+        return _note("isolation", 'none: train.isolation is "off"; trainings see and do what you can')
+    if wanted == "auto" and not ours:
+        said = "none: the program is not made with autoexp's trainer, and may need anything"
+        return _note("isolation", said, f'set isolation = "required" under [train] in {SETTINGS_FILE}')
+    executor = parts(plugin_manager(), "executors", settings.executors)[settings.run.executor]
+    missing = missing_isolation(executor)
+    if missing is not None:
+        bad = _missing if wanted == "required" else _note
+        return bad("isolation", f"none: {missing}; trainings see and do what you can", "apt-get install bubblewrap")
+    standby = "; train.standby has no effect" if settings.train.standby else ""
+    network = ", with the network" if settings.train.network else ""
+    return _ok("isolation", f"{isolation.name()}{network}{standby}")
 
 
 def _space() -> Check:

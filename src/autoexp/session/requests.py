@@ -18,9 +18,10 @@ from autoexp.workspace.paths import RunPaths
 class Request(Record):
     """More work (`loops` more, with these changes of the plan), an end to it, or a person's words."""
 
-    kind: Literal["resume", "stop", "steer", "withdraw", "answer", "drop"]
+    kind: Literal["resume", "stop", "steer", "withdraw", "answer", "drop", "check"]
     loops: int | None = None
     changes: dict[str, Any] = {}
+    """Of the plan; for a check, what is to be checked (`CheckOpened`)."""
     now: bool = False
     """For a stop: end the trainings too."""
     text: str = ""

@@ -34,7 +34,7 @@ def load(paths: RunPaths) -> RunState:
 
     Raises JournalError when the journal cannot be read.
     """
-    with _uncollected():
+    with uncollected():
         known = _snapshot(paths)
         if known is None:
             events = read(paths.journal)
@@ -74,7 +74,7 @@ def _tail(journal: Path, end: int) -> str:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without the garbage collector, which would look through all those frozen events again and again."""
     enabled = gc.isenabled()
     gc.disable()

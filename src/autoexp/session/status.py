@@ -10,11 +10,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoexp.runs import budget
+from autoexp.runs.auditing import audit_of_best
 from autoexp.runs.records import Guidance, Question
 from autoexp.runs.state import RunState
 from autoexp.session.accounts import Down, Limit, Spending, limits, more, seconds_left, spending, unreachable
 from autoexp.session.background import live
 from autoexp.session.snapshot import LEFT_OUT, load
+from autoexp.session.standing import CheckShown, Standing, check_shown
+from autoexp.session.standing import progress as check_progress
 from autoexp.workspace.inbox import queued
 from autoexp.workspace.locks import held
 from autoexp.workspace.paths import LOCK_FILE, LOG_FILE, WAIT_FILE, RunPaths
@@ -24,6 +27,7 @@ Phase = Literal["setup", "baseline", "loop", "done"]
 
 
 SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "last_trials", "typical_seconds"}
+SUMMARY |= {"standing", "standing_words"}
 """What is taken from `views.summary`."""
 NEEDED = SUMMARY | (RunState.model_fields.keys() - LEFT_OUT)
 """What state.json of this release holds; an older one is not enough."""
@@ -124,10 +128,22 @@ class Status(BaseModel):
     """Proposals of people that wait."""
     notes: list[str]
     paths: Paths
+    standing: Standing
+    """What the gain of the best is: claimed by the run, audited (trained again with fresh seeds), or none."""
+    standing_words: str
+    """The same in words and numbers."""
+    check: CheckShown | None
+    """The audit, reproduction or ablation that is under way."""
+    audit: CheckShown | None
+    """The audit of the present best, when it is through."""
     guidance: list[Guidance]
     """What the person wants kept in mind, as far as it is in force."""
     questions: list[Question]
     """What proposers want to know from the person, as far as it is not answered."""
+    isolated: bool | None
+    """Whether the last training sees only what it needs; null before any."""
+    why_not_isolated: str | None
+    """Why it does not, in words."""
 
 
 def status(paths: RunPaths) -> Status:
@@ -137,7 +153,7 @@ def status(paths: RunPaths) -> Status:
 
 def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Status:
     """The status of a run whose state and summary (`views.summary`) are known already."""
-    alive = live(paths)
+    alive, audit = live(paths), audit_of_best(state)
     working = [_in_progress(paths, state, number) for number in sorted(state.open)]
     baseline = summary["baseline"]["metric"] if summary["baseline"] else None
     bounds = limits(state, time.time() if alive else None)
@@ -179,8 +195,14 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
             train_log=_train_log(paths, state),
             next_proposal=str(paths.override),
         ),
+        standing=summary["standing"],
+        standing_words=summary["standing_words"],
+        check=check_shown(state, state.check) if state.check is not None else None,
+        audit=check_shown(state, audit) if audit is not None else None,
         guidance=list(state.steering),
         questions=list(state.unanswered),
+        isolated=state.isolated,
+        why_not_isolated=state.why_not_isolated,
     )
 
 
@@ -285,6 +307,8 @@ def training_alone(paths: RunPaths, state: RunState) -> list[int]:
 def _waiting_on(
     paths: RunPaths, state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]
 ) -> str:
+    if state.check is not None:
+        return _waiting_on_check(paths, state, alive)
     if not alive:
         if alone := training_alone(paths, state):
             return (
@@ -311,6 +335,22 @@ def _waiting_on(
             done = " (waits for the device: another training is on it)"
         words.append(f"{name}: {item.stage}{done}")
     return ", ".join(words) + ("; then it stops, as was asked" if state.stopping else "")
+
+
+def _waiting_on_check(paths: RunPaths, state: RunState, alive: bool) -> str:
+    """A check goes before iterations."""
+    check = state.check
+    assert check is not None
+    if not alive:
+        command = "autoexp resume" if check.auto else f"autoexp {check.kind}"
+        return f"nobody: {check.key} is under way, {check_progress(check)}; {command} goes on"
+    words = []
+    for place in check.running:
+        training = check.trainings[place]
+        said = _progress(paths.folder / training.job.folder) if training.job is not None else None
+        done = f" {said.fraction:.0%}" if said is not None and said.fraction is not None else ""
+        words.append(f"{training.program} with seed {training.seed}{done}")
+    return f"{check.key}, {check_progress(check)}" + (f": {', '.join(words)}" if words else "")
 
 
 def _best(state: RunState, summary: dict[str, Any], baseline: float | None) -> BestSoFar | None:

@@ -32,6 +32,7 @@ def stop_run(workspace: Workspace, paths: RunPaths, now: bool) -> str:
             else "the run is busy and will stop after this stage"
         )
     jobs = [iteration.job for iteration in state.open.values() if iteration.job and iteration.stage == "train"]
+    jobs += [training.job for check in state.checks for training in check.trainings if training.job]
     if now and jobs:
         executor = pick(
             parts(plugin_manager(), "executors", load_settings(workspace).executors), state.plan.executor, "executor"

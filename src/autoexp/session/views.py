@@ -9,9 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
+from autoexp.runs.events import CheckEnded
 from autoexp.runs.records import Decision, Trial
 from autoexp.runs.state import RunState
 from autoexp.session.snapshot import LEFT_OUT
+from autoexp.session.standing import in_words, standing
 from autoexp.workspace.files import write_atomic
 from autoexp.workspace.paths import CHECKPOINT_FILE, RunPaths, Workspace
 from autoexp.workspace.repository import Repository, refs
@@ -51,6 +53,8 @@ def summary(state: RunState) -> dict[str, Any]:
         "best_trial": _brief(best) if best else None,
         "last_trials": [_brief(trial) for trial in state.trials[-3:]],
         "typical_seconds": round(median(seconds), 1) if seconds else None,
+        "standing": standing(state),
+        "standing_words": in_words(state),
     }
 
 
@@ -105,9 +109,29 @@ def drop_checkpoints(paths: RunPaths, before: RunState, state: RunState) -> None
             checkpoint.unlink(missing_ok=True)
 
 
+def drop_checkpoints_of(paths: RunPaths, state: RunState, event: CheckEnded) -> None:
+    """Remove the checkpoints of a check's training that counts as it is: all that they are for is known."""
+    check = next(check for check in state.checks if check.key == event.key)
+    if event.action == "proceed":
+        folder = paths.check(check.key) / check.trainings[event.place].folder_name
+        for checkpoint in folder.glob(f"attempt-*/{CHECKPOINT_FILE}"):
+            checkpoint.unlink(missing_ok=True)
+
+
+def headline(state: RunState) -> str:
+    """The number and what it is worth, in a line: 'val_bpb 1.12 to 1.03, claimed, not audited'."""
+    number = f"{state.metric.name} {state.best.metric:.6f}" if state.best is not None else "no result yet"
+    first = state.trials[0] if state.trials and state.trials[0].iteration == 0 else None
+    if first is not None and first.metric is not None and state.best is not None and state.best.iteration:
+        number = f"{state.metric.name} {first.metric:.6f} to {state.best.metric:.6f}"
+    return ", ".join(filter(None, (number, in_words(state))))
+
+
 def move_branch(repository: Repository, state: RunState) -> str:
     """Point the best ref and the run branch at the best. Returns why the branch could not be moved, or ''."""
     best = f"{refs(state.run_id)}/best"
     repository.hold(best, state.tip)
     why = repository.advance(state.branch, state.tip, f"{refs(state.run_id)}/branch")
+    if not why:
+        repository.describe(state.branch, f"autoexp run {state.run_id}: {headline(state)}", "autoexp run ")
     return f"{why}: it stays where it is; the best is {best} (git merge --ff-only {best})" if why else ""

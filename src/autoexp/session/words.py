@@ -47,7 +47,8 @@ def told(event: ev.Event) -> str:
         case ev.Committed():
             return f"{_number(event.iteration)} commit: {event.commit[:7]}"
         case ev.TrainingStarted():
-            return f"{_number(event.iteration)} train: started, attempt {event.attempt}, in {event.folder}"
+            isolated = ", isolated" if event.isolated else ""
+            return f"{_number(event.iteration)} train: started{isolated}, attempt {event.attempt}, in {event.folder}"
         case ev.TrainingEnded():
             result = event.outcome
             number = f"{result.metric:.6f}" if result.metric is not None else _short(result.reason)
@@ -84,6 +85,23 @@ def told(event: ev.Event) -> str:
             return f"steering: idea {event.number} is dropped"
         case ev.LessonLearned():
             return f"{_number(event.iteration)} propose: learned: {_short(event.text)}"
+        case ev.CheckOpened():
+            names = ", ".join(program.name for program in event.programs)
+            return f"{event.key}: {names} with {len(event.seeds)} seed" + ("s" if len(event.seeds) != 1 else "")
+        case ev.CheckGrown():
+            return f"{event.key}: {event.program.name} too: {_short(event.program.description)}"
+        case ev.CheckStarted():
+            return f"{event.key} train: started, attempt {event.job.attempt}, in {event.job.folder}"
+        case ev.CheckEnded():
+            result = event.outcome
+            number = f"{result.metric:.6f}" if result.metric is not None else _short(result.reason)
+            again = f" ({event.action})" if event.action != "proceed" else ""
+            return f"{event.key} train: {result.status}: {number}{again}"
+        case ev.CheckClosed():
+            return f"{event.key}: {event.verdict.finding}: {_short(event.verdict.words, 500)}"
+        case ev.BestSimplified():
+            numbers = ", ".join(map(str, event.removed))
+            return f"best: {event.commit[:7]}, {event.of[:7]} without the changes of {numbers}: {_short(event.why)}"
         case ev.Noted():
             return f"note: {_short(event.text, 500)}"
 

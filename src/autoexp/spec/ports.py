@@ -25,6 +25,60 @@ class Proposer(Protocol):
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """How what a job has trained is to be judged by others than itself.
+
+    An executor that can have that done says so by an attribute `evaluates = True`; the others never get one of these.
+    It writes evaluation.json, sealed, into the job's folder before `poll` says that the job has ended.
+    """
+
+    program: str
+    """Path of the trainer's file in the commit; it keeps the contract of `workspace.contract`."""
+    commit: str
+    source: str
+    """The candidate's source hash."""
+    repository: Path
+    key: Path
+    """The file of the run's key, which no training may see."""
+    profile: str
+    """The profile whose data is looked for where AUTOEXP_DATA names none."""
+    seconds: float
+    """How long it may take."""
+    splits: tuple[str, ...] = ("val",)
+    """The splits of the data that are evaluated; the first is the one that checks are made on."""
+    checkpoint: Path | None = None
+    """Evaluate this one instead of training."""
+
+    def fields(self) -> dict[str, Any]:
+        """As job.json has them."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What a training may see and take, when it is to be isolated.
+
+    An executor that can do that has a method `missing_isolation()`: None when it can here, else what is missing, in
+    words. It says in `Exit.isolation` what was in force. The others never get one of these.
+    """
+
+    readable: tuple[Path, ...] = ()
+    """What it may read beside the system's programs, its own interpreter and its directory."""
+    hidden: tuple[Path, ...] = ()
+    """What it may not even see, within that."""
+    writable: tuple[Path, ...] = ()
+    """What it may write to beside its own folder, where its report goes."""
+    copied: tuple[Path, ...] = ()
+    """Folders that it gets a copy of, to write to: nothing of that stays."""
+    keeps_copies: bool = False
+    """Whether new files in them are kept for later trainings, once it has ended well."""
+    network: bool = False
+    max_processes: int = 1000
+    max_disk_bytes: int = 20 << 30
+    max_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """A training to run. `folder` is the job's own; what is in it survives the process that asked."""
 
@@ -44,6 +98,10 @@ class JobSpec:
     """How many GPUs it trains on; its environment says so too, in AUTOEXP_GPUS."""
     standby: bool = False
     """Whether another job of this kind will come: a process may be started for it already, and wait."""
+    evaluation: Evaluation | None = None
+    """How it is judged; None when the trainer does that itself."""
+    isolation: Isolation | None = None
+    """What it is confined to; None: it may do what the user may."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +113,14 @@ class Exit:
     """Exit code; negative for a signal, as in subprocess."""
     wall_seconds: float
     reason: str = ""
+    isolation: str = ""
+    """What the job was confined by; '' when it was not."""
+    cpu_seconds: float | None = None
+    """Processor time of all its processes, by the kernel's account."""
+    gpu_seconds: float | None = None
+    """Time that its busiest GPU was at work, by the driver's account."""
+    host_memory_gb: float | None = None
+    """The most memory of the machine, not of a GPU, that its processes had together, as it was looked at."""
 
 
 class Executor(Protocol):
@@ -73,6 +139,13 @@ class Executor(Protocol):
 
     def kill(self, folder: Path) -> None:
         """End the job's whole process tree; `poll` then says 'killed'."""
+
+
+def missing_isolation(executor: Executor) -> str | None:
+    """None when an executor can isolate trainings, else why not; those that say nothing cannot."""
+    asked = getattr(executor, "missing_isolation", None)
+    missing: str | None = asked() if asked is not None else "the executor cannot isolate trainings"
+    return missing
 
 
 @dataclass(frozen=True)

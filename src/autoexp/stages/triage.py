@@ -32,11 +32,17 @@ def autoexp_triage(state: RunState, context: Context) -> Event | None:
     if outcome.status == "success":
         return _triaged(context, "proceed", "")
     reruns = sum(failure.status in ("lost", "killed") for failure in iteration.failures)
+    judged = outcome.evaluated_by == "judge"  # from the checkpoint, whatever the command can do
     if outcome.status in ("lost", "killed") and reruns < MAX_RERUNS:
+        if judged and outcome.checkpoint:
+            return _triaged(
+                context, "reevaluate", f"the training is done, its evaluation was cut off: {outcome.reason}"
+            )
         return _triaged(context, "rerun", outcome.reason)
     own = [failure for failure in iteration.failures if failure.status not in ("lost", "killed")]
     reevaluations = sum(failure.checkpoint is not None for failure in own)
-    if outcome.checkpoint and context.settings.train.can_reevaluate and reevaluations < MAX_REEVALUATIONS:
+    can = judged or context.settings.train.can_reevaluate
+    if outcome.checkpoint and can and reevaluations < MAX_REEVALUATIONS:
         return _triaged(context, "reevaluate", f"the training is done, its evaluation failed: {outcome.reason}")
     return _ask(state, iteration, outcome, context)
 

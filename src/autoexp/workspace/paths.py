@@ -22,7 +22,14 @@ WAIT_FILE = "waiting"
 """There while a job waits for its device; its deadline begins afterwards."""
 REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl", "train.log", "patch.diff"
 CHECKPOINT_FILE = "checkpoint.pt"
-OF_A_TRAINING = (JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE)
+EVALUATION_FILE, EVALUATION_LOG_FILE = "evaluation.json", "evaluation.log"
+"""What the judge found, sealed; and what the candidate's model printed while it was examined."""
+SCRATCH, COPIES = "scratch", "copies"
+"""There while an isolated training runs: what it sees as its job's folder, and its copies of caches."""
+OF_A_TRAINING = (
+    *(JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE),
+    *(EVALUATION_FILE, EVALUATION_LOG_FILE),
+)
 """What is in a job's folder once it was started, and not before."""
 RUN_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """It is a folder's name, and a part of the names of the run's refs: git has no `..` and no `.lock` in those."""
@@ -168,6 +175,11 @@ class RunPaths:
     def queue(self) -> Path:
         return self.folder / "queue"
 
+    @property
+    def seal_key(self) -> Path:
+        """What the evaluations are sealed with: for the user alone to read, and never for a training."""
+        return self.folder / "seal.key"
+
     def consumed(self, iteration: int) -> Path:
         return self.folder / "consumed_proposals" / f"iter_{iteration:04d}.json"
 
@@ -183,6 +195,25 @@ class RunPaths:
 
     def worktree(self, slot: int) -> Path:
         return self.worktrees / str(slot)
+
+    def check(self, key: str) -> Path:
+        """The trainings of a check."""
+        return self.folder / "checks" / key
+
+
+@dataclass(frozen=True)
+class CheckPaths(RunPaths):
+    """The files of a run as a training of a check has them: an attempt is in a folder of the check's."""
+
+    key: str
+    name: str
+    """Of the training: program and seed."""
+
+    def iteration(self, number: int) -> Path:
+        return self.check(self.key) / self.name
+
+    def worktree(self, slot: int) -> Path:
+        return self.folder / "worktrees" / f"check-{slot}"
 
 
 def find_workspace(start: Path | None = None) -> Workspace:

@@ -12,13 +12,15 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoexp.runs.records import Metric, Outcome
+from autoexp.workspace import seals
 from autoexp.workspace.files import tail
-from autoexp.workspace.paths import LOG_FILE, METRICS_FILE, REPORT_FILE
+from autoexp.workspace.paths import CHECKPOINT_FILE, LOG_FILE, METRICS_FILE, REPORT_FILE
 
 TAIL_BYTES = 1 << 20
 """How much of a log's end is searched for the summary: it is the last thing printed."""
@@ -42,13 +44,36 @@ _NUMBER = re.compile(
 """float() reads more than people write (1_0), and less (1,234.5)."""
 
 
-def outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_seconds: float, reason: str) -> Outcome:
+@dataclass(frozen=True)
+class Judged:
+    """What a job's sealed evaluation must be about to count."""
+
+    key: Path
+    """The file of the run's key."""
+    job: str
+    commit: str
+    checkpoint: Path
+    """What is evaluated, and can be evaluated again."""
+
+
+def outcome(
+    folder: Path,
+    metric: Metric,
+    status: str,
+    code: int | None,
+    wall_seconds: float,
+    reason: str,
+    judged: Judged | None = None,
+) -> Outcome:
     """How the training in `folder` ended. `status`, `code` and `reason` are its keeper's words (`spec.ports.Exit`).
 
     A success exited with 0 and has a finite metric in its report, or in the last summary it printed. A report that
-    says it failed, or is not finished, is believed over anything printed. Never raises.
+    says it failed, or is not finished, is believed over anything printed. Where it was to be `judged`, the metric is
+    that of the sealed evaluation, and what the trainer says of it counts nothing. Never raises.
     """
     try:
+        if judged is not None:
+            return _judged(folder, metric, status, code, wall_seconds, reason, judged)
         return _outcome(folder, metric, status, code, wall_seconds, reason)
     except Exception as error:  # it would be raised again by every resume: the run could never go on
         what = words(f"what it reported cannot be read: {type(error).__name__}: {error}", REASON_CHARACTERS)
@@ -59,18 +84,12 @@ def _outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_s
     log = tail(folder / LOG_FILE, TAIL_BYTES)
     report = _report(folder / REPORT_FILE)
     numbers = _numbers(report) if report is not None else printed(log, metric.name)
-    known: dict[str, Any] = {
-        "exit_code": code,
-        "metrics": _kept(numbers, metric.name),
-        "memory_gb": round(_first(numbers, "peak_memory_mb", "peak_vram_mb") / 1024, 1),
-        "training_seconds": finite(numbers.get("training_seconds")),
-        "wall_seconds": finite(wall_seconds),
-    }
+    known = _known(numbers, metric.name, code, wall_seconds)
     unfinished = report is not None and report.get("status") not in (None, "ok")
     if status == "exited" and code == 0 and not unfinished:
         value = numbers.get(metric.name)
         if value is not None and math.isfinite(value):
-            return Outcome(status="success", metric=value, **known)
+            return Outcome(status="success", metric=value, evaluated_by="trainer", **known)
         where = "its report" if report is not None else "what it printed"
         if numbers:
             where += f" (there are: {', '.join(list(numbers)[:8])})"
@@ -79,7 +98,57 @@ def _outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_s
         what = f"no {metric.name} in {where}" if value is None else f"{metric.name} is {value}"
         return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
     # the training is done, however its evaluation ended
-    known["checkpoint"] = _checkpoint(report) if report and report.get("phase") == "evaluate" else None
+    known["checkpoint"] = _checkpoint(report, folder) if report and report.get("phase") == "evaluate" else None
+    return _failed(report, log, status, code, reason, known)
+
+
+def _judged(
+    folder: Path, metric: Metric, status: str, code: int | None, wall_seconds: float, reason: str, judged: Judged
+) -> Outcome:
+    log = tail(folder / LOG_FILE, TAIL_BYTES)
+    report = _report(folder / REPORT_FILE)
+    numbers = _numbers(report) if report is not None else printed(log)
+    for name in (metric.name, *(name for name in numbers if name.startswith("test_"))):
+        numbers.pop(name, None)  # that is the judge's to say
+    known = _known(numbers, metric.name, code, wall_seconds)
+    found = seals.read_sealed(folder, seals.read_key(judged.key))
+    record, seal = found or ({}, "")
+    if found is not None and (record.get("job"), record.get("commit")) != (judged.job, judged.commit):
+        what = f"its evaluation is one of another training ({record.get('job')})"
+        return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
+    if found is None or status != "exited" or code != 0:
+        if found is not None:  # the training is done, and what came after it was cut off
+            known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)}, judged.checkpoint.parent)
+            known["evaluated_by"] = "judge"
+        if status == "exited" and code == 0:
+            reason = "there is no evaluation of it that the run's key has sealed"
+            return Outcome(status="crash", reason=reason, **known)
+        return _failed(report, log, status, code, reason, known)
+    metrics = record.get("metrics")
+    value = finite(metrics.get(metric.name)) if isinstance(metrics, dict) else None
+    known |= {"evaluated_by": "judge", "seal": seal}
+    if record.get("status") == "ok" and isinstance(metrics, dict) and value is not None:
+        others = {name: number for name, said in metrics.items() if (number := finite(said)) is not None}
+        known["metrics"] = {metric.name: value, **others, **known["metrics"]}
+        return Outcome(status="success", metric=value, **known)
+    known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)}, judged.checkpoint.parent)
+    what = str(record.get("reason") or f"no {metric.name} in its evaluation")
+    return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
+
+
+def _known(numbers: dict[str, float], metric: str, code: int | None, wall_seconds: float) -> dict[str, Any]:
+    return {
+        "exit_code": code,
+        "metrics": _kept(numbers, metric),
+        "memory_gb": round(_first(numbers, "peak_memory_mb", "peak_vram_mb") / 1024, 1),
+        "training_seconds": finite(numbers.get("training_seconds")),
+        "wall_seconds": finite(wall_seconds),
+    }
+
+
+def _failed(
+    report: dict[str, Any] | None, log: str, status: str, code: int | None, reason: str, known: dict[str, Any]
+) -> Outcome:
     if status == "exited":
         said = report.get("reason") if report else None
         if not (isinstance(said, str) and said.strip()):
@@ -88,6 +157,34 @@ def _outcome(folder: Path, metric: Metric, status: str, code: int | None, wall_s
         reason = "; ".join(each for each in (reason, said) if each)
     ended = status if status in ("timeout", "killed", "lost") else "crash"
     return Outcome.model_validate({"status": ended, "reason": words(reason, REASON_CHARACTERS), **known})
+
+
+def checked(result: Outcome, folder: Path, expected: Mapping[str, float]) -> Outcome:
+    """`result`, unless the report in `folder` says of itself that it is of another training than was asked for: one
+    with another seed, or another budget. What a report does not say is not held against it. Never raises.
+    """
+    if result.status != "success":
+        return result
+    try:
+        report = _report(folder / REPORT_FILE) or {}
+        for name, value in expected.items():
+            said = finite(report.get(name))
+            if said is not None and said != value:
+                why = f"it was to train with {name} {value:g}, and reports {said:g}"
+                return result.model_copy(update={"status": "crash", "metric": None, "reason": why})
+    except Exception as error:  # as in `outcome`
+        why = words(f"what it reported cannot be read: {error}", REASON_CHARACTERS)
+        return result.model_copy(update={"status": "crash", "metric": None, "reason": why})
+    return result
+
+
+def checkpoint_mb(folder: Path) -> float | None:
+    """Megabytes (2^20 bytes) of the checkpoint in `folder`; None without one."""
+    try:
+        found = (folder / CHECKPOINT_FILE).lstat()
+    except OSError:
+        return None
+    return round(found.st_size / (1 << 20), 3) if stat.S_ISREG(found.st_mode) else None
 
 
 def printed(log: str, metric: str = "") -> dict[str, float]:
@@ -190,14 +287,17 @@ def _first(numbers: dict[str, float], *names: str) -> float:
     return values[0] if values else 0.0
 
 
-def _checkpoint(report: dict[str, Any]) -> str | None:
-    """The path of a checkpoint that is there."""
+def _checkpoint(report: dict[str, Any], folder: Path) -> str | None:
+    """The path of a checkpoint that is there: a file in the job's own folder. One of another trial would be evaluated
+    as if it were this one's.
+    """
     path = report.get("checkpoint")
     if not isinstance(path, str) or not path or words(path, PATH_CHARACTERS) != path:
         return None
     try:
-        return path if Path(path).is_file() else None
-    except OSError:  # a name that is too long
+        own = os.path.normpath(Path(path).parent) == os.path.normpath(folder)
+        return path if own and stat.S_ISREG(Path(path).lstat().st_mode) else None
+    except (OSError, ValueError):  # a name that is too long
         return None
 
 

@@ -183,19 +183,58 @@ class Repository:
 
     def texts(self, blobs: Sequence[str]) -> list[str]:
         """The texts of blobs, as `show` gives them, by one process for all; '' for one that is not there."""
-        raw = self._raw("cat-file", "--batch", feed="".join(f"{blob}\n" for blob in blobs).encode()) if blobs else b""
-        found, place = [], 0
-        for _ in blobs:
+        read = self.objects(blobs)
+        return [read[blob][1].removesuffix(b"\n").decode(errors="surrogateescape") for blob in blobs]
+
+    def objects(self, names: Sequence[str]) -> dict[str, tuple[str, bytes]]:
+        """(kind, bytes) of objects, by one process for all; ("missing", b"") of one that is not there."""
+        raw = self._raw("cat-file", "--batch", feed="".join(f"{name}\n" for name in names).encode()) if names else b""
+        found, place = {}, 0
+        for name in names:
             end = raw.index(b"\n", place)
             words = raw[place:end].split()
             place = end + 1
             if words[-1] == b"missing":  # a submodule's commit
-                found.append("")
+                found[name] = "missing", b""
                 continue
             size = int(words[2])
-            found.append(raw[place : place + size].removesuffix(b"\n").decode(errors="surrogateescape"))
+            found[name] = words[1].decode(), raw[place : place + size]
             place += size + 1
         return found
+
+    def held(self, prefix: str) -> dict[str, str]:
+        """The refs below `prefix`, each with what it points at."""
+        lines = self.run("for-each-ref", "--format=%(refname) %(objectname)", f"{prefix}/").splitlines()
+        return dict(line.split(" ", 1) for line in lines)
+
+    def read(self, commit: str, path: str) -> bytes | None:
+        """A file's bytes at a commit; None when it is not there."""
+        try:
+            return self._raw("cat-file", "blob", f"{commit}:{path}")
+        except RepositoryError:
+            return None
+
+    def tree_with(self, commit: str, files: Mapping[str, bytes | None]) -> str:
+        """The tree of `commit` with other contents of these files; None removes one. No worktree is touched."""
+        with tempfile.TemporaryDirectory(prefix="autoexp-index-") as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            self.run("read-tree", commit, env=env)
+            modes = self._modes(commit, list(files))
+            for path, data in files.items():
+                if data is None:
+                    self.run("update-index", "--force-remove", "--", path, env=env)
+                    continue
+                file = Path(folder) / "blob"
+                file.write_bytes(data)
+                blob = self.run("hash-object", "-w", "--no-filters", "--", str(file))
+                entry = f"{modes.get(path, REGULAR[0])},{blob},{path}"
+                self.run("update-index", "--add", "--cacheinfo", entry, env=env)
+            return self.run("write-tree", env=env)
+
+    def _modes(self, commit: str, paths: Sequence[str]) -> dict[str, str]:
+        listed = self.run("ls-tree", "-r", "-z", commit).split("\0")
+        entries = (line.split("\t", 1) for line in listed if line)
+        return {path: entry.split()[0] for entry, path in entries if path in paths}
 
     def run_ids(self) -> set[str]:
         """The runs that have refs here. All worktrees of the user's share one repository, and so these."""
@@ -438,6 +477,15 @@ class Repository:
         if mark is not None:
             self.hold(mark, new)
         return ""
+
+    def describe(self, branch: str, text: str, ours: str) -> None:
+        """The description of a branch (`git config branch.<name>.description`). One that does not begin with `ours`
+        is somebody's, and stays.
+        """
+        name = f"branch.{branch}.description"
+        known = self._try("config", "--get", name)
+        if known != text and (known is None or known.startswith(ours)):
+            self._try("config", name, text)
 
     def exclude(self, patterns: Sequence[str]) -> None:
         """Have git ignore the run's own files, through .git/info/exclude: nothing of the user's is edited."""

@@ -11,7 +11,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -63,6 +63,28 @@ class Train(Section):
     """Keep every trial's checkpoint.pt; otherwise only the best one's, which is hundreds of megabytes a trial less."""
     can_reevaluate: bool = False
     """Whether the command evaluates the checkpoint in AUTOEXP_CHECKPOINT instead of training."""
+    evaluation: Literal["auto", "judge", "trainer"] = "auto"
+    """Who evaluates: the harness's judge, from the checkpoint, in other processes, or the trainer itself. `auto` is the
+    judge where the run's first program keeps the contract for that and is written for a CPU: on a GPU the judge has not
+    been run yet, and is to be asked for. `judge` refuses a program that does not keep the contract."""
+    evaluation_seconds: PositiveFloat = 300.0
+    """Wall time that the judge may take, once a training has ended."""
+    isolation: Literal["auto", "required", "off"] = "auto"
+    """Whether a training sees only what it needs, by bubblewrap: `auto`, if the program is made with autoexp's trainer
+    and bubblewrap works here; `required`, any program, and nothing is trained where that cannot be."""
+    readable: tuple[str, ...] = ()
+    """More files and folders that an isolated training may read; `~`, `{cache}` and `{root}` are filled in."""
+    writable: tuple[str, ...] = ()
+    """Files and folders beside its own that it may write to. What one training leaves there the next one finds."""
+    network: bool = False
+    """Whether an isolated training has the network."""
+    max_processes: PositiveInt = 1000
+    """An isolated training with more processes at a time is ended."""
+    max_disk_gb: PositiveFloat = 20.0
+    """Gigabytes (2^30 bytes) of files that an isolated training may have; one that writes more is ended."""
+    max_memory_gb: PositiveFloat | None = None
+    """Gigabytes of the machine's memory, not a GPU's, that an isolated training may use; one that takes more is ended.
+    Left out, as much as there is."""
 
 
 class Prepare(Section):
@@ -102,6 +124,17 @@ class Run(Section):
     seed: int = 0
 
 
+class Audit(Section):
+    """Training the baseline and the best again with fresh seeds, to see whether what the run claims holds."""
+
+    seeds: PositiveInt = 3
+    """Trainings of each of the two. The rank test of 3 against 3 can give p = 0.05 at best, of 4 against 4 0.014."""
+    auto: bool = True
+    """Whether a run does it by itself at its end, when it has kept something and it fits `share` and max_hours."""
+    share: PositiveFloat = 0.2
+    """Of the time that the run has worked: an audit that would take more is left to `autoexp audit`."""
+
+
 class Agent(Section):
     """The program that is asked to propose, apply and triage where words must become code."""
 
@@ -137,6 +170,7 @@ class Settings(Section):
     run: Run = Run()
     agent: Agent = Agent()
     budget: Budget = Budget()
+    audit: Audit = Audit()
     proposers: dict[str, dict[str, Any]] = Field(default={})
     """Options of single proposers: [proposers.search]."""
     agents: dict[str, dict[str, Any]] = Field(default={})

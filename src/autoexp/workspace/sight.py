@@ -1,0 +1,97 @@
+"""What an isolated training of a workspace may see beside the system and its interpreter."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoexp.workspace.paths import RunPaths, Workspace, cache_dir
+from autoexp.workspace.settings import Settings, filled
+from autoexp.workspace.trainer import PACKAGE
+
+HELD_OUT = ("val.rows", "test.rows")
+"""Of a folder of prepared data: the rows that trials are judged by."""
+BUNDLED = "autoexp/model/bundled"
+"""The package's own text, validation part included; only preparing reads it."""
+COMPILED = ("compiled", "device-batch")
+"""Of the cache: what the trainer's harness writes there."""
+OF_COMPILERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
+"""Variables that name folders of compiled code."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """All absolute; what is not there counts as not named."""
+
+    readable: tuple[Path, ...]
+    hidden: tuple[Path, ...]
+    writable: tuple[Path, ...]
+    copied: tuple[Path, ...]
+
+
+def ours(sources: Iterable[str]) -> bool:
+    """Whether a program is made with autoexp's trainer, which stands being isolated. Ask it of a run's base: what a
+    candidate says of itself frees it from nothing.
+    """
+    return any(PACKAGE in source for source in sources)
+
+
+def sight(workspace: Workspace, paths: RunPaths, settings: Settings, worktree: Path, sealed: bool = False) -> Sight:
+    """What a training in `worktree` may see. `sealed`: others judge it, and what it is judged by is hidden from it."""
+    train, cache = settings.train, cache_dir().absolute()
+    values = [filled(value, workspace) for value in train.env.values()]
+    named = [Path(value) for value in values if value.startswith("/") and os.path.lexists(value)]
+    data = [cache / "prepared"] if "AUTOEXP_DATA" not in train.env else []
+    readable = [
+        worktree,
+        *data,
+        *named,
+        *_required(workspace, settings),
+        *(workspace.root / name for name in settings.files.link),
+        *(_place(text, workspace) for text in train.readable),
+        _hub(),
+    ]
+    return Sight(
+        readable=tuple(readable),
+        hidden=(workspace.runs, workspace.root / ".git", *(_held_out(readable) if sealed else ())),
+        writable=tuple(_place(text, workspace) for text in train.writable),
+        copied=tuple(cache / name for name in COMPILED),
+    )
+
+
+def _place(text: str, workspace: Workspace) -> Path:
+    return workspace.root / filled(text, workspace)  # an absolute one stays
+
+
+def _required(workspace: Workspace, settings: Settings) -> list[Path]:
+    """What `prepare.requires` names; of a file its folder, where the rest of the data is. A file of the checkout stands
+    for itself.
+    """
+    found = []
+    for pattern in settings.prepare.requires:
+        for text in glob.glob(filled(pattern, workspace), root_dir=workspace.root):
+            place = Path(os.path.normpath(workspace.root / text))
+            alone = place.is_dir() or place.parent == workspace.root or place.is_relative_to(workspace.root)
+            found.append(place if alone else place.parent)
+    return list(dict.fromkeys(found))
+
+
+def _held_out(readable: Iterable[Path]) -> list[Path]:
+    import autoexp
+
+    places = [Path(path) for folder in readable for path in _rows(folder)]
+    return [*places, Path(autoexp.__file__).resolve().parents[1] / BUNDLED]
+
+
+def _rows(folder: Path) -> list[str]:
+    inside = glob.escape(str(folder))
+    return [path for name in HELD_OUT for depth in ("", "*/") for path in glob.glob(f"{inside}/{depth}{name}")]
+
+
+def _hub() -> Path:
+    """Kernels that were fetched from the hub; the folder around it may hold a token."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser().absolute()
