@@ -24,7 +24,10 @@ REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 SCRATCH, COPIES = "scratch", "copies"
 """There while an isolated training runs: what it sees as its job's folder, and its copies of caches."""
-OF_A_TRAINING = (JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE)
+OF_A_TRAINING = (
+    *(JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE),
+    *(SCRATCH, COPIES),
+)
 """What is in a job's folder once it was started, and not before."""
 RUN_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """It is a folder's name, and a part of the names of the run's refs: git has no `..` and no `.lock` in those."""
