@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-
 Background = Annotated[
     bool,
     typer.Option(

@@ -36,6 +36,7 @@ KEEPERS = frozenset(
 LARGEST_CACHE = 4 << 30
 """A larger cache is not copied: the training then compiles all that it wants."""
 COPY_SECONDS = 120.0
+DRIVER_SECONDS = 20.0
 FIRST_TO_GO = "600"
 """How readily the kernel ends it when the machine's memory is full (oom_score_adj, -1000 to 1000)."""
 
@@ -54,7 +55,8 @@ class Confining:
     def prepare(self) -> str:
         """Make the folders. Returns the name of what confines. Raises OSError, or ValueError where nothing does."""
         said = isolation.name()
-        self.scratch.mkdir(exist_ok=True)
+        _wake_driver()
+        self.scratch.mkdir()  # a new one: what is there already is not ours
         # one file at two places: the training's progress is read in the job's folder while it runs
         (self.folder / METRICS_FILE).touch()
         with suppress(FileExistsError):
@@ -118,6 +120,15 @@ def collect(folder: Path) -> None:
 def exit_code(code: int | None) -> int | None:
     """The exit code of a confined program, negative for a signal, by that of what confined it."""
     return 128 - code if code is not None and 128 < code <= 128 + 64 else code
+
+
+def _wake_driver() -> None:
+    """Make the device files of NVIDIA's driver that CUDA makes when it is first used: inside it could not."""
+    if os.path.exists("/dev/nvidiactl") and not os.path.exists("/dev/nvidia-uvm"):  # noqa: PTH110
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                ["nvidia-modprobe", "-u", "-c=0"], stdin=subprocess.DEVNULL, capture_output=True, timeout=DRIVER_SECONDS
+            )
 
 
 def _take(source: Path, place: Path) -> None:

@@ -28,7 +28,7 @@ SCRATCH, COPIES = "scratch", "copies"
 """There while an isolated training runs: what it sees as its job's folder, and its copies of caches."""
 OF_A_TRAINING = (
     *(JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE),
-    *(EVALUATION_FILE, EVALUATION_LOG_FILE),
+    *(EVALUATION_FILE, EVALUATION_LOG_FILE, SCRATCH, COPIES),
 )
 """What is in a job's folder once it was started, and not before."""
 RUN_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
