@@ -75,7 +75,7 @@ def probe_due(state: RunState) -> bool:
     before = next((t for t in reversed(state.trials) if t.iteration < row[-1].iteration), None)
     if before is not None and before.proposer == PROBE and before.decision == "crash":
         return True  # nothing was mended, it seems: one failure is enough
-    return len(row) >= ALIKE * 2 ** len(between)
+    return len(row) >= ALIKE << len(between)
 
 
 def probing(state: RunState) -> bool:
