@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from installed import folder_of
-from model_server import ModelServer
+from surroundings import KEY, a_home, opencode_config
 
 from autoexp.agents.claude import Claude
 from autoexp.agents.codex import Codex
@@ -17,39 +17,23 @@ from autoexp.agents.openai import OpenAI
 from autoexp.agents.opencode import OpenCode
 from autoexp.spec.ports import Agent
 
-KEY = "sk-real-0123456789abcdef0123456789abcdef"
 AGENTS = ("opencode", "claude", "codex", "openai")
 EDITING = AGENTS[:3]
 
 
 def set_up(name: str, url: str, home: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Agent:
     """The agent, in a home of its own, with KEY as the person's key. `url` is the server's, without /v1."""
-    home.mkdir(exist_ok=True)
     if name != "openai":
         monkeypatch.setenv("PATH", f"{folder_of(name)}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("HOME", str(home))
-    for kind in ("DATA", "CONFIG", "STATE", "CACHE"):
-        monkeypatch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
+    for variable, value in a_home(home).items():
+        monkeypatch.setenv(variable, value)
     make = {"opencode": _opencode, "claude": _claude, "codex": _codex, "openai": _openai}[name]
     return make(url, monkeypatch, options)
 
 
 def _opencode(url: str, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> Agent:
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "options": {"baseURL": f"{url}/v1", "apiKey": KEY},
-        "models": {"m": {"name": "m", "tool_call": True, "limit": {"context": 32000, "output": 4000}}},
-    }
-    config = {
-        "small_model": "stub/m",
-        "share": "disabled",
-        "autoupdate": False,
-        "enabled_providers": ["stub"],
-        "permission": {"edit": "allow", "bash": "allow"},
-        "provider": {"stub": provider},
-    }
     monkeypatch.setenv("OPENCODE_DISABLE_MODELS_FETCH", "1")
-    return OpenCode({"model": "stub/m", "config": config, **options})
+    return OpenCode({"model": "stub/m", "config": opencode_config(url, KEY), **options})
 
 
 def _claude(url: str, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> Agent:
@@ -79,7 +63,3 @@ def _openai(url: str, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) 
 
 def everything_in(folder: Path) -> str:
     return json.dumps([path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()])
-
-
-def server_of(script: list[Any]) -> ModelServer:
-    return ModelServer(script)

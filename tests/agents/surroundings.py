@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 KEY = "sk-night-0123456789abcdef0123456789abcdef"
 """Of the person, for their model: in what the agent sends, and nowhere else."""
 
 
 def a_home(path: Path) -> dict[str, str]:
-    """A new home, in which no agent is configured yet."""
-    path.mkdir(parents=True, exist_ok=True)
-    return {"HOME": str(path)} | {
+    """A new home, in which no agent is configured yet. It is in no folder for temporary files: Codex puts the program
+    of its sandbox into its home, and into none that is."""
+    temporary = path / "temporary"
+    temporary.mkdir(parents=True, exist_ok=True)
+    return {"HOME": str(path), "TMPDIR": str(temporary)} | {
         f"XDG_{kind}_HOME": str(path / kind.lower()) for kind in ("DATA", "CONFIG", "STATE", "CACHE")
     }
 
 
-def for_opencode(home: Path, url: str) -> dict[str, str]:
-    """The environment of a person whose OpenCode asks the model at `url`."""
-    environ = a_home(home)
+def opencode_config(url: str, key: str) -> dict[str, Any]:
+    """OpenCode's configuration for the model at `url`, of a person who lets it do everything."""
     models = {"m": {"name": "m", "tool_call": True, "limit": {"context": 32000, "output": 4000}}}
-    options = {"baseURL": f"{url}/v1", "apiKey": "{env:OPENAI_API_KEY}"}
-    config = {
+    options = {"baseURL": f"{url}/v1", "apiKey": key}
+    return {
         "model": "stub/m",
         "small_model": "stub/m",
         "share": "disabled",
@@ -31,6 +33,12 @@ def for_opencode(home: Path, url: str) -> dict[str, str]:
         "permission": {"edit": "allow", "bash": "allow"},
         "provider": {"stub": {"npm": "@ai-sdk/openai-compatible", "options": options, "models": models}},
     }
+
+
+def for_opencode(home: Path, url: str) -> dict[str, str]:
+    """The environment of a person whose OpenCode asks the model at `url`."""
+    environ = a_home(home)
+    config = opencode_config(url, "{env:OPENAI_API_KEY}")
     folder = Path(environ["XDG_CONFIG_HOME"], "opencode")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "opencode.json").write_text(json.dumps(config))

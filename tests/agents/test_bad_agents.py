@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from autoexp.testing import git
 pytestmark = pytest.mark.timeout(400)  # on a machine that is busy; it takes ten seconds
 
 AGENT = '''\
-"""Runs what deeds.py says for the iteration: the first time its deed, and what is good when it is asked again."""
+"""Runs what deeds.json says for the iteration, a deed for each time that it is asked; after those, what is good."""
 
 import json, os, re, shutil, subprocess, sys, time
 from pathlib import Path
@@ -26,8 +27,9 @@ asked = json.load(sys.stdin)
 task, prompt = asked["task"], asked["prompt"]
 number = (run / "history.jsonl").read_text().count('"type":"proposed"') + (task == "propose")
 marker = lab / f"{task}-{number}"
-first = not marker.exists()
-marker.touch()
+before = marker.stat().st_size if marker.exists() else 0
+with marker.open("a") as file:
+    file.write("x")
 
 
 def say(**fields):
@@ -66,8 +68,9 @@ def hang():
 
 raw = sys.stdout.buffer
 deeds = json.loads((lab / "deeds.json").read_text())
-if first and task == deeds["task"] and number <= len(deeds["deeds"]):
-    exec(deeds["deeds"][number - 1])
+mine = deeds["deeds"][number - 1] if task == deeds["task"] and number <= len(deeds["deeds"]) else []
+if before < len(mine):
+    exec(mine[before])
 elif task == "propose":
     propose()
 elif task == "triage":
@@ -97,13 +100,17 @@ FINE: dict[str, str] = {
     "a fence and more words": "print('```json'); propose(); print('```\\nThat is all.')",
     "five megabytes before it": "print('{ ' * 2_500_000); propose()",
 }
-"""Odd answers with a proposal in them: no second call is needed."""
+"""Odd answers with a proposal in them: no further call is needed."""
 
 
-def run_with(tmp_path: Path, task: str, deeds: Iterable[str], trainer: str = TRAINER, agent: str = AGENT) -> Lab:
-    """A whole run with one iteration for each deed, in which the agent does it when it is asked for `task`."""
+def run_with(
+    tmp_path: Path, task: str, deeds: Iterable[str | list[str]], trainer: str = TRAINER, agent: str = AGENT
+) -> Lab:
+    """A whole run with one iteration for each deed, or for several that are done one after the other, in which the
+    agent does it when it is asked for `task`.
+    """
     lab = Lab(tmp_path, trainer=trainer)
-    deeds = list(deeds)
+    deeds = [[each] if isinstance(each, str) else each for each in deeds]
     (tmp_path / "bad.py").write_text(agent)
     (tmp_path / "deeds.json").write_text(json.dumps({"task": task, "deeds": deeds}))
     table = f"timeout_seconds = 2\n[agents.command]\nargs = ['{sys.executable}', '{tmp_path / 'bad.py'}']"
@@ -120,19 +127,23 @@ def run_with(tmp_path: Path, task: str, deeds: Iterable[str], trainer: str = TRA
 
 
 def test_every_bad_answer_is_asked_for_once_more_with_what_was_wrong(tmp_path: Path) -> None:
-    lab = run_with(tmp_path, "propose", [*(deed for deed, _ in ANSWERS.values()), *FINE.values()])
+    """The second answer is an odd one, in which there is a proposal all the same."""
+    again = itertools.chain(FINE.values(), itertools.repeat("propose()"))
+    lab = run_with(tmp_path, "propose", [[deed, next(again)] for deed, _ in ANSWERS.values()])
 
     trials = lab.state.trials[1:]
-    assert [trial.status for trial in trials] == ["success"] * (len(ANSWERS) + len(FINE))
+    assert [trial.status for trial in trials] == ["success"] * len(ANSWERS)
     assert {trial.proposer for trial in trials} == {"command"}
-    for number, name in enumerate([*ANSWERS, *FINE], 1):
+    for (number, (name, (_, problem))), odd in zip(
+        enumerate(ANSWERS.items(), 1), [*FINE, *[""] * len(ANSWERS)], strict=False
+    ):
         calls = [call for call in lab.events(AgentCalled) if (call.iteration, call.stage) == (number, "propose")]
-        problem = ANSWERS[name][1] if name in ANSWERS else ""
-        assert problem in calls[0].problem and bool(problem) == bool(calls[0].problem), name
-        assert [call.problem for call in calls[1:]] == [""] * bool(problem), name
+        assert problem in calls[0].problem, name
+        assert [call.problem for call in calls[1:]] == [""], (name, odd)
+        assert all((lab.paths.folder / call.transcript / "transcript.md").exists() for call in calls)
         prompts = [path.read_text() for path in sorted(lab.paths.iteration(number).glob("propose/*/prompt.txt"))]
         assert len(prompts) == len(calls)
-        if name in ANSWERS and name not in NO_ANSWER:
+        if name not in NO_ANSWER:
             assert "Your previous answer could not be used" in prompts[1] and problem in prompts[1], name
         else:
             assert len(set(prompts)) == 1, name  # there is no answer to find fault with

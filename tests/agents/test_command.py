@@ -64,7 +64,10 @@ def test_a_failure_is_told_by_its_stderr(tmp_path: Path, program: Program) -> No
 
 def test_exit_code_75_asks_to_be_called_later(tmp_path: Path, program: Program) -> None:
     program("sys.exit(75)", "my-agent")
-    assert ask(tmp_path, "my-agent").busy
+    answer = ask(tmp_path, "my-agent")
+    assert answer.busy and answer.retry_after_seconds is None
+    program("print(json.dumps({'retry_after_seconds': 60})); sys.exit(75)", "my-agent")
+    assert ask(tmp_path, "my-agent").retry_after_seconds == 60.0
 
 
 def test_running_out_of_time(tmp_path: Path, program: Program) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,59 +118,3 @@ def test_registration() -> None:
     found: dict[str, Any] = {}
     autoexp_register_agents(register=found.__setitem__, options={"opencode": {"args": ("-m", "x")}})
     assert "-m" in found["opencode"].options.args
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    (folder / "train.py").write_text("LR = 0.1\n")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(folder)]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["worktree", "add", "-q", "runs/tree"]):
-        subprocess.run([*git, *command], check=True, capture_output=True)
-    return folder
-
-
-def edit(path: Path) -> tuple[str, dict[str, Any]]:
-    return "edit", {"filePath": str(path), "oldString": "LR = 0.1", "newString": "LR = 0.3"}
-
-
-def read(path: Path) -> tuple[str, dict[str, Any]]:
-    return "read", {"filePath": str(path)}
-
-
-def test_the_real_opencode_edits_a_worktree(opencode: Any, checkout: Path, tmp_path: Path) -> None:
-    tree = checkout / "runs" / "tree"
-    opencode.script = [read(tree / "train.py"), edit(tree / "train.py"), 'Done.\n{"status": "applied"}']
-    assert ask(tmp_path, "Apply this: 42", tree).text == 'Done.\n{"status": "applied"}'
-    assert "Apply this: 42" in json.dumps(opencode.asked[0])
-    assert (tree / "train.py").read_text() == "LR = 0.3\n"
-    assert (checkout / "train.py").read_text() == "LR = 0.1\n"
-
-
-def test_the_real_opencode_edits_nothing_around_a_folder_that_is_no_worktree(
-    opencode: Any, checkout: Path, tmp_path: Path
-) -> None:
-    folder = checkout / "runs" / "0001"
-    folder.mkdir()
-    bash = ("bash", {"command": f"echo broken > {checkout}/train.py", "description": "edit"})
-    opencode.script = [read(checkout / "train.py"), edit(checkout / "train.py"), bash, "I could not."]
-    assert ask(tmp_path, "Propose", folder, may_edit=False).text == "I could not."
-    assert (checkout / "train.py").read_text() == "LR = 0.1\n"
-    offered = {tool["function"]["name"] for tool in opencode.asked[0]["tools"]}
-    assert "read" in offered and not {"edit", "write", "bash"} & offered
-
-
-def test_the_real_opencode_tells_what_the_model_refused(opencode: Any, checkout: Path, tmp_path: Path) -> None:
-    opencode.status = 400
-    assert "the model is tired" in ask(tmp_path, cwd=checkout).problem
-
-
-def test_the_real_opencode_leaves_no_tool_running(opencode: Any, checkout: Path, tmp_path: Path) -> None:
-    """It runs tools in sessions of their own, so a signal to its group would miss this one."""
-    began = tmp_path / "began"
-    opencode.script = [("bash", {"command": f"echo $$ > {began}; exec sleep 600", "description": "wait"})]
-    with pytest.raises(Interrupted):
-        ask(tmp_path, "run it", checkout, stop=lambda: began.exists() and began.read_text() != "")
-    stat = Path(f"/proc/{began.read_text().strip()}/stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"

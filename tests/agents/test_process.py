@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import gone
 
 from autoexp.agents import process
 from autoexp.errors import AgentError, PreconditionError
@@ -23,14 +24,6 @@ def never() -> bool:
 
 def run(tmp_path: Path, prompt: str = "", timeout: float = 60, stop: Callable[[], bool] = never) -> process.Ended:
     return process.run(["opencode"], prompt, tmp_path, timeout, stop, hint="install it", keep=1_000_000)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended. A zombie that nobody reaps has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def pid_in(path: Path) -> int:

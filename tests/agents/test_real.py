@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from dialects import INPUT_TOKENS, OUTPUT_TOKENS
 from model_server import Change, ModelServer, Read, Refuse, Scene, Shell
-from real import AGENTS, EDITING, KEY, everything_in, set_up
+from real import AGENTS, EDITING, everything_in, set_up
+from support import gone
+from surroundings import KEY
 
+from autoexp.errors import Interrupted
 from autoexp.spec.ports import Agent, Ask, edits_files
 from autoexp.spec.transcripts import read_turns
 
@@ -107,7 +110,7 @@ def test_a_rate_limit_is_told_as_one(agent: Agent, server: ModelServer, tree: Pa
 
 
 def test_an_overloaded_server_is_told_as_one(agent: Agent, server: ModelServer, tree: Path, tmp_path: Path) -> None:
-    server.script = lambda turn: Refuse(529, "overloaded")
+    server.script = lambda turn: Refuse(529, "overloaded", retry_after=0.2)
     answer = agent.ask(question(tree, tmp_path))
     assert answer.problem and answer.busy, answer
 
@@ -170,6 +173,33 @@ def test_it_edits_nothing_where_it_may_not(agent: Agent, server: ModelServer, tr
     answer = agent.ask(question(tree, tmp_path))
     assert answer.text.strip() == ANSWER
     assert (tree / "train.py").read_text() == (checkout / "train.py").read_text() == "LR = 0.1\n"
+
+
+@pytest.mark.parametrize("name", ["opencode"], indirect=True)
+def test_opencode_edits_nothing_around_a_folder_that_is_no_worktree(
+    agent: Agent, server: ModelServer, tree: Path, tmp_path: Path
+) -> None:
+    """It takes the checkout around it for what it is to work on."""
+    checkout = tree.parents[1]
+    folder = checkout / "runs" / "0001"
+    folder.mkdir()
+    broken = Shell(f"echo broken > {checkout}/train.py")
+    server.script = [Scene("propose", Read("train.py"), Change("train.py", "LR = 0.1", "LR = 0.3"), broken, ANSWER)]
+    assert agent.ask(question(folder, tmp_path)).text.strip() == ANSWER
+    assert (checkout / "train.py").read_text() == "LR = 0.1\n"
+    offered = server.turns[0].request.tools
+    assert "read" in offered and not {"edit", "write", "bash"} & offered
+
+
+@pytest.mark.parametrize("name", ["opencode"], indirect=True)
+def test_opencode_leaves_no_tool_running(agent: Agent, server: ModelServer, tree: Path, tmp_path: Path) -> None:
+    """It runs tools in sessions of their own, so a signal to its group would miss this one."""
+    began = tmp_path / "began"
+    server.script = [Scene("propose", Shell(f"echo $$ > {began}; exec sleep 600"))]
+    with pytest.raises(Interrupted):
+        stop = lambda: began.exists() and began.read_text() != ""  # noqa: E731
+        agent.ask(question(tree, tmp_path, may_edit=True, stop=stop))
+    assert gone(int(began.read_text()))
 
 
 def test_openai_says_how_long_the_server_asked_to_wait_and_passes_its_options_on(

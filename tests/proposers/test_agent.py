@@ -73,7 +73,7 @@ def events(workspace: Workspace, kind: type) -> list[Any]:
 
 def test_it_is_sent_what_the_brief_shows_in_the_worktree_and_edits_nothing(workspace: Workspace) -> None:
     agent = Fake([answer(0.04)])
-    run(workspace, 0, Scripted())
+    run(workspace, 0, Scripted(), plugins={"spare": Registering(proposers={"spare": SPARE})})
     shown = next_brief(workspace, workspace.run("test"))
     state = work(workspace, agent)
     (question,) = agent.asked
@@ -155,7 +155,7 @@ def test_it_is_asked_so_often_and_then_it_ends_as_repeated(workspace: Workspace)
 
 def test_an_agent_that_edits_while_it_proposes_is_asked_once(workspace: Workspace) -> None:
     text = workspace.settings.read_text()
-    workspace.settings.write_text(text.replace("tries = 3", "tries = 3\nedits_at_once = true").replace("fake", "hands"))
+    workspace.settings.write_text(text.replace("tries = 3", "tries = 3\nedits_at_once = true"))
 
     def edits(value: str, file: str = "train.py", old: str = "LR = 0.08") -> Any:
         def made(question: Ask) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def test_lessons_outlive_the_run_when_asked(workspace: Workspace, wanted: bool) 
     workspace.settings.write_text(text.replace("tries = 3", f"tries = 3\nlessons = {str(wanted).lower()}"))
     work(workspace, Fake([answer(0.04, lesson="LR matters")]))
     agent = Fake([answer(0.03)])
-    parts = Registering(agents={"fake": agent}, proposers={"fake": AgentProposer("fake")})
+    parts = Registering(agents={"fake": agent}, proposers={"fake": AgentProposer("fake"), "spare": SPARE})
     run(workspace, 1, "fake", run_id="later", plugins={"fake": parts})
     assert workspace.lessons.exists() == wanted
     assert ("LR matters (run test, iteration 1)" in agent.asked[0].prompt) == wanted

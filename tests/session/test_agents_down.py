@@ -67,7 +67,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def patient(workspace: Workspace) -> Workspace:
     with workspace.settings.open("a") as file:
-        file.write('\n[agent]\nname = "oracle"\npatience_seconds = 0.1\n[run]\nfallback = "second"\n')
+        file.write('\n[agent]\nname = "oracle"\npatience_seconds = 0.4\n[run]\nfallback = "second"\n')
     return workspace
 
 
@@ -149,7 +149,7 @@ def test_when_nobody_else_has_an_idea_the_agent_is_waited_for_after_all(patient:
     before["asked"] = oracle.asked
     state = night(patient, 1, oracle, proposers=empty)
     assert who(state) == ["oracle", "second", "oracle"]
-    with pytest.raises(AgentError, match=r"oracle could not be reached for 0\.1 s: 429"):
+    with pytest.raises(AgentError, match=r"oracle could not be reached for 0\.4 s: 429"):
         night(patient, 1, Oracle(lambda question, asked: BUSY), proposers=empty)
     assert status(patient.run("test")).stop_reason == "error"
 
@@ -185,7 +185,7 @@ def test_a_question_of_one_that_was_down_is_kept_and_ends_the_outage(patient: Wo
 
 def test_who_only_asks_does_not_keep_a_fallback_that_is_down_from_being_waited_for(patient: Workspace) -> None:
     text = patient.settings.read_text()
-    patient.settings.write_text(text.replace('fallback = "second"', 'fallback = "spare"').replace("0.1", "0.3"))
+    patient.settings.write_text(text.replace('fallback = "second"', 'fallback = "spare"'))
     spare = Oracle(lambda question, asked: BUSY)
     parts = Registering(
         agents={"oracle": Oracle(lambda question, asked: asking_back("which GPU?")), "spare": spare},
@@ -256,7 +256,7 @@ def test_a_proposal_in_words_goes_back_to_the_queue_in_an_outage_and_is_tried_ag
     state = night(patient, 3, down, "second")
     assert who(state) == ["queue", "second", "second"], "it does not hold up the others"
     assert state.trials[1].status == "untrained"
-    assert "oracle could not be reached for 0.1 s: 429" in state.trials[1].reason
+    assert "oracle could not be reached for 0.4 s: 429" in state.trials[1].reason
     assert "the proposal waits in the queue again" in state.trials[1].reason
     assert [item.proposal for item in inbox.queued(paths)] == [WORDS]
     assert status(paths).unreachable[0].words.endswith("): proposals in words wait for it")
@@ -315,7 +315,7 @@ def test_triage_gives_up_with_the_outage_as_its_reason(patient: Workspace) -> No
     assert state.trials[1].decision == "crash"
     (told,) = [e for e in read(patient.run("test").journal) if isinstance(e, ev.Triaged) and e.iteration == 1]
     assert told.action == "give_up"
-    assert "and triage: oracle could not be reached for 0.1 s: 429" in told.reason
+    assert "and triage: oracle could not be reached for 0.4 s: 429" in told.reason
 
 
 # -- dollars ------------------------------------------------------------------------------------------------------

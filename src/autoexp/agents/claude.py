@@ -11,7 +11,7 @@ from typing import Any
 from autoexp.agents.call import Called
 from autoexp.agents.program import Program, refuse_secrets, summed, table
 from autoexp.agents.waiting import OUTAGE, wait_told
-from autoexp.spec.answers import number, price
+from autoexp.spec.answers import amount, number
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, as_text, tool_turn
@@ -150,7 +150,7 @@ def _usage(result: dict[str, Any]) -> Usage:
     used = table(result, "usage")
     keys = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     read = summed(*(used.get(key) for key in keys))
-    return Usage(read, summed(used.get("output_tokens")), price(result.get("total_cost_usd")))
+    return Usage(read, summed(used.get("output_tokens")), amount(result.get("total_cost_usd")))
 
 
 def _passes(result: dict[str, Any], said: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from autoexp.agents.call import Called
 from autoexp.agents.program import Options, Program, table
 from autoexp.errors import AgentError, PreconditionError, UsageError
-from autoexp.spec.answers import extract_object, number, price
+from autoexp.spec.answers import amount, extract_object, number
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn
@@ -61,10 +61,12 @@ class Command(Program):
         except AgentError:
             said = {}
         used = table(said, "usage")
-        usage = Usage(number(used.get("input_tokens")), number(used.get("output_tokens")), price(used.get("cost_usd")))
+        usage = Usage(number(used.get("input_tokens")), number(used.get("output_tokens")), amount(used.get("cost_usd")))
         talk = said.get("conversation")
         talk = talk if isinstance(talk, str) else None
-        return Answer(called.ended.stdout, talk, usage, problem=problem, busy=called.ended.code == BUSY)
+        busy = called.ended.code == BUSY
+        wait = amount(said.get("retry_after_seconds")) if busy else None
+        return Answer(called.ended.stdout, talk, usage, problem=problem, busy=busy, retry_after_seconds=wait)
 
     def turns(self, events: list[dict[str, Any]], called: Called) -> Iterator[Turn]:
         yield Turn(by="agent", text=called.ended.stdout)

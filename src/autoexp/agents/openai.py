@@ -16,7 +16,7 @@ from autoexp.agents.call import finished, keep, keep_meta, next_folder
 from autoexp.agents.program import Options
 from autoexp.agents.waiting import wait_in
 from autoexp.errors import Interrupted, PreconditionError, UsageError
-from autoexp.spec.answers import number, price
+from autoexp.spec.answers import amount, number
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, as_text
@@ -156,7 +156,7 @@ def _read(completion: Any) -> Answer:
     usage = Usage(
         number(getattr(used, "prompt_tokens", None)),
         number(getattr(used, "completion_tokens", None)),
-        price(getattr(used, "cost", None)),  # OpenRouter says it
+        amount(getattr(used, "cost", None)),  # OpenRouter says it
     )
     if isinstance(text, str) and text.strip():
         if getattr(choice, "finish_reason", None) == "length":

@@ -9,7 +9,7 @@ from typing import Any
 from autoexp.agents.call import Called, last_words
 from autoexp.agents.program import Program, summed, table
 from autoexp.agents.waiting import OUTAGE, wait_in, wait_told
-from autoexp.spec.answers import price
+from autoexp.spec.answers import amount
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Agent, Answer, Ask, Usage
 from autoexp.spec.transcripts import Turn, tool_turn
@@ -102,7 +102,7 @@ def usage_of(events: list[dict[str, Any]]) -> Usage:
     tokens = [table(step, "tokens") for step in steps]
     read = summed(*(each.get("input") for each in tokens), *(v for t in tokens for v in table(t, "cache").values()))
     written = summed(*(each.get(key) for each in tokens for key in ("output", "reasoning")))
-    cost = sum(price(step.get("cost")) or 0.0 for step in steps)
+    cost = sum(amount(step.get("cost")) or 0.0 for step in steps)
     return Usage(read, written, cost or None)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoexp.cli.run import AsJson, RunId
 from autoexp.spec.markers import hookimpl
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ def propose(
         bool, typer.Option("--from-diff", help="My uncommitted edit of the editable files, which stays as it is.")
     ] = False,
     file: Annotated[Path | None, typer.Option("--file", help="A whole proposal in JSON; see --schema.")] = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", help="The run; by default the newest.")] = None,
+    run_id: RunId = None,
     show: Annotated[bool, typer.Option("--list", help="Show what waits, in the order of its use.")] = False,
     remove: Annotated[int | None, typer.Option("--remove", metavar="N", help="Take number N of --list out.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a proposal.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Queue a change for a run to try next. It is checked now, on the run's best program so far."""
     from autoexp.session import steering

@@ -14,14 +14,20 @@ OF_AGENTS = ("max_cost", "max_tokens")
 """The limits of which only agents use something up."""
 
 
+def may_propose(state: RunState) -> bool:
+    """Whether the plan has iterations left that somebody is asked for an idea for."""
+    plan = state.plan
+    more = plan.target is None or plan.target > state.completed
+    return more and "loop" in plan.stages and "propose" in plan.loop
+
+
 def refuse_missing(state: RunState, agents: Mapping[str, Agent]) -> None:
     """Raise PreconditionError when an agent that is to have ideas cannot be called, and never was in this run.
 
     One that was there before may be gone for a while: the fallback proposer goes on without it.
     """
     plan = state.plan
-    more = plan.target is None or plan.target > state.completed
-    if not more or not plan.stochastic or "loop" not in plan.stages or "propose" not in plan.loop:
+    if not plan.stochastic or not may_propose(state):
         return
     for name in plan.proposers:
         if name in agents and name not in state.agents and (missing := agents[name].available()):

@@ -34,7 +34,7 @@ from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
 from autoexp.session import memory, requests, snapshot, surroundings, views
-from autoexp.session.foresight import doubts, refuse_endless, refuse_missing
+from autoexp.session.foresight import doubts, may_propose, refuse_endless, refuse_missing
 from autoexp.session.words import told, write_line
 from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
@@ -159,12 +159,13 @@ class Session:
                 self._note(text, f"live-{other}")
         for names, name, kind in (
             *((self.proposers, name, "proposer") for name in self.state.plan.proposers),
-            (self.proposers, self.settings.run.fallback, "proposer"),
-            (self.agents, self.settings.agent.name, "agent"),
             (self.executors, self.state.plan.executor, "executor"),
             (self.rules, self.state.plan.rule, "decision rule"),
         ):
             pick(names, name, kind)
+        if may_propose(self.state):  # these may be needed in the middle of the night
+            pick(self.proposers, self.settings.run.fallback, "proposer")
+            pick(self.agents, self.settings.agent.name, "agent")
         refuse_endless(self.state.plan, self.agents, f"autoexp resume --run-id {self.paths.run_id}")
         if not queued(self.paths) and not self.paths.override.exists():  # else a person has the next idea
             refuse_missing(self.state, self.agents)

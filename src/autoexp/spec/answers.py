@@ -81,8 +81,8 @@ def number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST else None
 
 
-def price(value: Any) -> float | None:
-    """US dollars that an agent reports; None when it is no price."""
+def amount(value: Any) -> float | None:
+    """An amount that an agent reports, US dollars say; None when it is none."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
     return float(value) if good else None
 

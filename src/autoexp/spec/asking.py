@@ -17,7 +17,7 @@ from autoexp.errors import AgentError, AutoexpError, Interrupted, UnreachableErr
 from autoexp.runs.events import AgentCalled
 from autoexp.runs.records import AgentRecord
 from autoexp.runs.resting import manner
-from autoexp.spec.answers import judged, number, plain, price
+from autoexp.spec.answers import amount, judged, number, plain
 from autoexp.spec.ports import Answer, Ask, Usage
 from autoexp.spec.secrets import redacted, without
 from autoexp.spec.transcripts import latest
@@ -166,7 +166,7 @@ def _sound(said: Answer) -> Answer:
         text=said.text if isinstance(said.text, str) else "",
         problem=str(said.problem or ""),
         conversation=talk if isinstance(talk, str) and talk.isprintable() else None,
-        usage=Usage(number(used.input_tokens), number(used.output_tokens), price(used.cost_usd)),
+        usage=Usage(number(used.input_tokens), number(used.output_tokens), amount(used.cost_usd)),
         retry_after_seconds=wait if good_wait else None,
         transcript=said.transcript if isinstance(said.transcript, Path) else None,
     )
