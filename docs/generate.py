@@ -278,6 +278,11 @@ STOPS = [
     ("`stopped`", "0", "`autoexp stop`."),
     ("`checked`", "0", "An audit, a reproduction or an ablation that was asked for is through."),
     ("`pending`", "0", "Stages that were not selected are left."),
+    (
+        "`surroundings`",
+        "3",
+        "Data is gone, or the best so far trains no more: no candidate is to blame.",
+    ),
     ("`nothing_to_propose`", "3", "Neither the proposer nor the fallback has an idea that was not tried."),
     ("`error`", "1, 2, 3", "An error; `ended` and `hint` say which."),
     ("`interrupted`", "130", "A signal."),

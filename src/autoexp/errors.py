@@ -3,7 +3,8 @@
     AutoexpError                exit 1   something went wrong that was expected to be able to
     ├── UsageError              exit 2   the command line or a settings file is wrong
     ├── PreconditionError       exit 3   something must be there first: data, git, a commit, a GPU, an agent
-    │   └── NothingToProposeError        the proposer and the fallback have no idea left
+    │   ├── NothingToProposeError        the proposer and the fallback have no idea left
+    │   └── SurroundingsError            data is gone, or the best so far does not train any more
     ├── RunError                exit 1   no such run, a run that exists already, a run that is live
     ├── JournalError            exit 1   the journal cannot be read: newer release, damaged line
     ├── ProposalError           exit 1   a proposal does not fit the schema, or cannot be applied
@@ -38,6 +39,10 @@ class PreconditionError(AutoexpError):
 
 
 class NothingToProposeError(PreconditionError):
+    pass
+
+
+class SurroundingsError(PreconditionError):
     pass
 
 

@@ -47,6 +47,8 @@ EXAMPLES: dict[type, tuple[list[Any], Any]] = {
     ev.SetupDone: ([], ev.SetupDone()),
     ev.StageSkipped: ([], ev.StageSkipped(iteration=0, stage="baseline")),
     ev.BaselineOpened: ([], ev.BaselineOpened(commit="0" * 40, ref="r", source="s")),
+    ev.ProbeOpened: ([], ev.ProbeOpened(iteration=1, commit="0" * 40, why="3 failed alike")),
+    ev.Excused: (ITERATION, ev.Excused(iterations=(1,), why="data is missing: x")),
     ev.Noted: ([], ev.Noted(text="hello")),
     ev.AgentCalled: ([], ev.AgentCalled(iteration=1, attempt=1, stage="propose", agent="a", seconds=1.0)),
     ev.GuidanceGiven: ([], ev.GuidanceGiven(text="no dropout")),

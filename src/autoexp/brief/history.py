@@ -63,7 +63,8 @@ def table(state: RunState) -> list[str]:
         number = "-" if trial.metric is None else f"{trial.metric:.6f}"
         before = bests[trial.iteration]
         delta = f"{trial.metric - before:+.6f}" if trial.metric is not None and before is not None else "-"
-        rows.append(f"{trial.iteration}\t{number}\t{delta}\t{trial.decision}\t{line(trial.description, 200)}")
+        decision = "was not to blame" if trial.excused else trial.decision
+        rows.append(f"{trial.iteration}\t{number}\t{delta}\t{decision}\t{line(trial.description, 200)}")
     head = f"number\t{line(state.metric.name, 60)}\tagainst the best then\tdecision\tdescription"
     return [head, *rows] if rows else []
 
@@ -97,7 +98,7 @@ def _constants(state: RunState, trials: Sequence[Trial]) -> Iterator[str]:
     moves: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         base = known.get(trial.base)
-        if base is not None and base is not trial and trial.iteration:
+        if base is not None and base is not trial and trial.iteration and not trial.excused:
             changed = [name for name, value in trial.constants.items() if base.constants.get(name) != value]
             if len(changed) == 1:
                 moves[changed[0]].append(trial)
@@ -109,7 +110,7 @@ def _constants(state: RunState, trials: Sequence[Trial]) -> Iterator[str]:
 
 
 def _failures(state: RunState) -> list[Trial]:
-    failed = [trial for trial in state.trials if trial.iteration and trial.decision != "keep"]
+    failed = [trial for trial in state.trials if trial.iteration and trial.decision != "keep" and not trial.excused]
     return failed[: -FAILURES - 1 : -1]
 
 

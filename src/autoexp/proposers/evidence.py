@@ -45,18 +45,19 @@ class Evidence:
         self.state = state
         self.here = dict(here)
         self.space = {axis.name: axis for axis in space}
-        recent = state.trials[-HISTORY:]
+        trials = [trial for trial in state.trials if not trial.excused]
+        recent = trials[-HISTORY:]
         best = state.best.iteration if state.best else -1
-        older = [t for t in state.trials[:-HISTORY] if t.iteration in (0, best)]
+        older = [t for t in trials[:-HISTORY] if t.iteration in (0, best)]
         self.told = [trial for trial in (*older, *recent) if trial.constants]
         self.flying = [
             values
             for iteration in state.open.values()
             if iteration.number != number and (values := self._in_flight(iteration))
         ]
-        tried = [trial.constants for trial in state.trials if trial.constants]
+        tried = [trial.constants for trial in trials if trial.constants]
         self._tried: set[Key] = {frozenset(values.items()) for values in (*tried, *self.flying, self.here)}
-        self._asked = {(trial.base, trial.description) for trial in state.trials}
+        self._asked = {(trial.base, trial.description) for trial in trials}
         self.moves = self._moves()
         sizes = sorted(abs(move.gain) for move in self.moves if move.gain is not None)
         self.typical = sizes[len(sizes) // 2] if sizes else 0.0

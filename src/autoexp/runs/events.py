@@ -93,6 +93,28 @@ class BaselineOpened(_Event):
     constants: dict[str, Constant] = {}
 
 
+class ProbeOpened(_Event):
+    """Failures alike, in a row: an iteration that trains the best so far once more, to see whether it still trains."""
+
+    type: Literal["probe_opened"] = "probe_opened"
+    iteration: int
+    """Its number; it is none of those that were asked for."""
+    commit: str
+    """What is trained: the best so far."""
+    why: str
+    """What failed, and how."""
+
+
+class Excused(_Event):
+    """Trials that failed through no fault of their own: what they tried counts as not tried. The run then stops."""
+
+    type: Literal["excused"] = "excused"
+    iterations: tuple[int, ...]
+    """Which, the probe among them if there was one."""
+    why: str
+    """What is broken."""
+
+
 class Proposed(_Event):
     type: Literal["proposed"] = "proposed"
     iteration: int
@@ -399,6 +421,8 @@ Event = (
     | SetupDone
     | StageSkipped
     | BaselineOpened
+    | ProbeOpened
+    | Excused
     | Proposed
     | Applied
     | Committed

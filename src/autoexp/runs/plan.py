@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoexp.errors import UsageError
-from autoexp.runs import budget
+from autoexp.runs import budget, suspicion
 from autoexp.runs.auditing import audit_due
 from autoexp.runs.checks import Check
 from autoexp.runs.records import Plan
@@ -50,13 +50,17 @@ def next_stages(state: RunState, plan: Plan) -> tuple[Step, ...]:
             return (Step("baseline"),)
         return (Step("baseline", skip=True),) if looping else ()
 
-    if baseline_failed(state):
+    if baseline_failed(state) or state.broken:
         return ()
+    if suspicion.probe_failed(state):
+        return (Step("excuse", state.trials[-1].iteration),)
     steps = []
     for number in sorted(state.open):
         if looping or number == 0:
             steps += _continue(state, plan, number)
     if looping and _may_open(state, plan):
+        if suspicion.probe_due(state) and {"commit", "train", "decide"} <= set(plan.loop):
+            return (*steps, Step("probe", state.next_number))
         steps += _select("propose", state.next_number, 1, plan)
     if not steps and looping and audit_due(state, plan):
         return (Step("audit"),)
@@ -79,7 +83,7 @@ def baseline_failed(state: RunState) -> bool:
 
 
 def _may_open(state: RunState, plan: Plan) -> bool:
-    if state.stopping or 0 in state.open or len(state.open) >= plan.workers:
+    if state.stopping or 0 in state.open or len(state.open) >= plan.workers or suspicion.probing(state):
         return False
     if (plan.target is not None and state.next_number > plan.target) or budget.reached(state, plan):
         return False

@@ -171,6 +171,8 @@ class Trial(Record):
     attempts: int = 1
     decision: Decision | None = None
     why: str = ""
+    excused: bool = False
+    """It failed through no fault of its own: what it tried counts as not tried."""
 
 
 class Spent(Record):

@@ -108,6 +108,8 @@ class RunState(Record):
     session: ev.SessionOpened | None = None
     closed: ev.SessionClosed | None = None
     """How the last session ended; None while one is open, or when it was killed."""
+    broken: str = ""
+    """What ended the session although nothing was wrong with the candidates; '' again once another opens."""
     requests: tuple[str, ...] = ()
     """Requests already taken in (the last hundred)."""
     notes: tuple[ev.Noted, ...] = ()

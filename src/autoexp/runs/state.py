@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from autoexp.errors import JournalError
-from autoexp.runs import asides, checks
+from autoexp.runs import asides, checks, suspicion
 from autoexp.runs import events as ev
 from autoexp.runs.asides import Changes, sum_of
 from autoexp.runs.checks import Check
-from autoexp.runs.records import Best, Outcome, Taken
+from autoexp.runs.records import Best, Outcome, Taken, Trial
 from autoexp.runs.resting import rested
 from autoexp.runs.shape import BASELINE, LOOP, TOP, Iteration, RunState, same_words, slot_of
 
@@ -107,6 +107,7 @@ def _session_opened(state: RunState, event: ev.SessionOpened) -> Changes:
     return {
         "session": event,
         "closed": None,
+        "broken": "",
         "earlier_seconds": state.worked_seconds,
         "since_keep": 0 if again else state.since_keep,
         "agents": {name: rested(agent) for name, agent in state.agents.items()},
@@ -161,6 +162,20 @@ def _baseline_opened(state: RunState, event: ev.BaselineOpened) -> Changes:
         applied=applied,
     )
     return _moved(state, first)
+
+
+def _probe_opened(state: RunState, event: ev.ProbeOpened) -> Changes:
+    new = Iteration(
+        number=event.iteration,
+        stage="commit",
+        slot=slot_of(state, event.iteration),
+        base=event.commit,
+        proposal=suspicion.proposal(event),
+        commit=event.commit,
+        proposer=suspicion.PROBE,
+    )
+    opened = _moved(state, new, "commit")
+    return {**opened, "next_number": event.iteration + 1, "plan": suspicion.one_more(state.plan, 1)}
 
 
 def _proposed(state: RunState, event: ev.Proposed) -> Changes:
@@ -253,11 +268,17 @@ def _decided(state: RunState, event: ev.Decided) -> Changes:
     return {
         "open": rest,
         "trials": (*state.trials, trial),
-        "since_keep": 0 if event.decision == "keep" or event.iteration == 0 else state.since_keep + 1,
+        "since_keep": _since_keep(state, trial),
         "best": best,
         "baseline_closed": closed,
         "conversations": talks,
     }
+
+
+def _since_keep(state: RunState, trial: Trial) -> int:
+    if trial.decision == "keep" or trial.iteration == 0:
+        return 0
+    return state.since_keep + (trial.proposer != suspicion.PROBE)
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -311,6 +332,8 @@ _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.SetupDone: _setup_done,
     ev.StageSkipped: _stage_skipped,
     ev.BaselineOpened: _baseline_opened,
+    ev.ProbeOpened: _probe_opened,
+    ev.Excused: suspicion.excused,
     ev.Proposed: _proposed,
     ev.Applied: _applied,
     ev.Committed: _committed,

@@ -11,7 +11,7 @@ from autoexp.runs.records import Plan, Spent
 from autoexp.runs.resting import down
 from autoexp.runs.state import RunState
 
-NOBODY = ("", "baseline", "nobody", "proposal_file", "next_proposal", "queue")
+NOBODY = ("", "baseline", "probe", "nobody", "proposal_file", "next_proposal", "queue")
 """Sources of proposals that are no proposers."""
 
 

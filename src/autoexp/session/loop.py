@@ -21,8 +21,10 @@ from autoexp.errors import (
     AutoexpError,
     Interrupted,
     NothingToProposeError,
+    PreconditionError,
     RepositoryError,
     RunError,
+    SurroundingsError,
     UsageError,
 )
 from autoexp.plugins.manager import parts, plugin_manager, versions
@@ -31,7 +33,7 @@ from autoexp.runs import events as ev
 from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
-from autoexp.session import checking, memory, requests, snapshot, views
+from autoexp.session import checking, memory, requests, snapshot, surroundings, views
 from autoexp.session.foresight import doubts, may_propose, refuse_endless, refuse_missing
 from autoexp.session.words import told, write_line
 from autoexp.spec.context import Context, pick
@@ -99,6 +101,7 @@ class Session:
                 self._open()
                 self._loop()
                 self._refuse_failed_baseline()
+                surroundings.refuse_broken(self.state, self.paths)
                 self._close(*self._reason())
             except AutoexpError as error:
                 self._close_with(error)
@@ -205,6 +208,10 @@ class Session:
                 return
             if not self.paths.folder.is_dir():  # the keepers see it too
                 raise RunError(f"the run's folder was removed: {self.paths.folder}", "autoexp start")
+            begins = any(step.stage in ("propose", "probe") for step in steps)
+            if begins and (why := surroundings.gone(self.workspace, self.settings)):
+                self.append(surroundings.excuse(self.state, self.paths, why))
+                continue
             try:
                 progress = any(self._step(step) for step in steps)
             except Interrupted:
@@ -219,6 +226,8 @@ class Session:
 
     def _refuse_failed_baseline(self) -> None:
         if baseline_failed(self.state):
+            if why := surroundings.gone(self.workspace, self.settings):
+                raise PreconditionError(f"the unchanged program does not train: {why}", surroundings.PREPARE)
             raise AutoexpError(
                 f"the unchanged program does not train: {self.state.trials[0].why}",
                 f"mend it and commit, or mend the settings, then: autoexp start "
@@ -235,6 +244,9 @@ class Session:
             return event_of_check is not None
         if step.skip:
             self.append(ev.StageSkipped(iteration=step.iteration, stage=step.stage))
+            return True
+        if step.stage in surroundings.STEPS:
+            self.append(surroundings.step(self.state, self._context(step), step))
             return True
         event: ev.Event | None = getattr(self.plugins.hook, f"autoexp_{step.stage}")(
             state=self.state, context=self._context(step)
@@ -392,6 +404,8 @@ class Session:
         reason = "interrupted" if isinstance(error, Interrupted) else "error"
         if isinstance(error, NothingToProposeError):
             reason = "nothing_to_propose"
+        if isinstance(error, SurroundingsError):
+            reason = "surroundings"
         self._close(reason, str(error), error.hint, error.exit_code)
 
     def _close(self, reason: str, detail: str = "", hint: str = "", exit_code: int = 0) -> None:

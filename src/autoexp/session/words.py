@@ -40,6 +40,11 @@ def told(event: ev.Event) -> str:
             return f"{_number(event.iteration)} {event.stage}: skipped, it is not selected"
         case ev.BaselineOpened():
             return f"baseline: {event.commit[:7]}, the unchanged program"
+        case ev.ProbeOpened():
+            return f"{_number(event.iteration)} probe: {_short(event.why)}: {event.commit[:7]} is trained once more"
+        case ev.Excused():
+            which = f" (not counted: {', '.join(map(str, event.iterations))})" if event.iterations else ""
+            return f"it is not the candidates{which}: {_short(event.why, 500)}"
         case ev.Proposed():
             return f"{_number(event.iteration)} propose: {_short(event.proposal.description)} ({event.proposer})"
         case ev.Applied():

@@ -18,12 +18,9 @@ from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import edits_files
 from autoexp.workspace.candidate import allowed, described
 from autoexp.workspace.files import tail, write_atomic
-from autoexp.workspace.inbox import give_back, take_again
+from autoexp.workspace.inbox import PEOPLE, give_back, take_again
 from autoexp.workspace.paths import LOG_FILE, OF_A_TRAINING, PATCH_FILE, stale
 from autoexp.workspace.repository import matches, tree_ref
-
-PEOPLE = ("proposal_file", "next_proposal", "queue")
-"""Sources that may train the same program twice: a person who asks for it wants to see the noise."""
 
 
 @hookimpl(trylast=True)
@@ -161,7 +158,7 @@ def _inspect(state: RunState, iteration: Iteration, worktree: Path, context: Con
         changes = good
     source, constants = described(context.repository, tree, files.editable, files.frozen)
     same = state.trained(source)
-    if same is not None and iteration.proposer not in PEOPLE:
+    if same is not None and iteration.proposer not in PEOPLE:  # a person who asks for it again wants to see the noise
         # an agent's own edits were looked at when it proposed them (proposers/agent.py), and it insisted
         more = len(iteration.repeated) + 1 < context.settings.agent.tries
         again = by == "agent" and context.attempt == 1 and iteration.proposer in context.agents and more

@@ -26,6 +26,8 @@ FILE, QUEUE = "file", "queue"
 """Kinds of queued proposals: from --proposal-file (first), and from `autoexp propose`."""
 _ORDER = {FILE: "0", QUEUE: "1"}
 _SOURCES = {"0": "proposal_file", "1": "queue"}
+PEOPLE = ("proposal_file", "next_proposal", "queue")
+"""Who is said to have proposed what a person left."""
 
 
 @dataclass(frozen=True)
