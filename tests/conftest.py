@@ -26,6 +26,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
         if name.startswith(("AUTOEXP_", "GIT_")) and not name.startswith("AUTOEXP_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AUTOEXP_CACHE", str(tmp_path_factory.getbasetemp() / "autoexp-cache"))
+    # most tests count trainings: one for each idea, judged by strict less-than
+    monkeypatch.setenv("AUTOEXP_RUN__RULE", "improvement")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from autoexp.decisions.beliefs import Effects, after_keep
+from autoexp.decisions.beliefs import after_keep
 from autoexp.decisions.curves import foretold
 from autoexp.decisions.learning import learned_effects, noise_variance
 from autoexp.decisions.lookahead import Known
@@ -163,7 +163,9 @@ class Nights:
         self._look_at_candidate(fresh & ~ended, self.luck)
         self._learn()
         best, best_variance = self._best()
-        known = Known(self.sum / np.maximum(self.count, 1.0) - best, np.maximum(self.count, 1.0), best_variance, self.noise)
+        known = Known(
+            self.sum / np.maximum(self.count, 1.0) - best, np.maximum(self.count, 1.0), best_variance, self.noise
+        )
         answer, _ = choose(known, self.best_count, self.effects, self.policy)
         judged = going & ~ended
         self._do(judged, answer, known, best, best_variance)
@@ -200,7 +202,9 @@ class Nights:
         self.leads[rows, columns] = self.lead[rows]
         self.trials[rows] += 1
 
-    def _do(self, judged: NDArray[np.bool_], answer: NDArray[np.int64], known: Known, best: Numbers, variance: Numbers) -> None:
+    def _do(
+        self, judged: NDArray[np.bool_], answer: NDArray[np.int64], known: Known, best: Numbers, variance: Numbers
+    ) -> None:
         late = self.time >= self.world.trainings - 0.5
         look = judged & ~late
         self._look_at_candidate(look & (answer == CANDIDATE))
@@ -211,8 +215,14 @@ class Nights:
         self.kept += keep
         self.false += keep & (self.effect >= 0.0)
         self.true = np.where(keep, self.true + self.effect, self.true)
-        self.before, self.before_variance = np.where(keep, best, self.before), np.where(keep, variance, self.before_variance)
-        self.best_sum, self.best_count = np.where(keep, self.sum, self.best_sum), np.where(keep, self.count, self.best_count)
+        self.before, self.before_variance = (
+            np.where(keep, best, self.before),
+            np.where(keep, variance, self.before_variance),
+        )
+        self.best_sum, self.best_count = (
+            np.where(keep, self.sum, self.best_sum),
+            np.where(keep, self.count, self.best_count),
+        )
         self.open &= ~over
 
     def result(self) -> Result:

@@ -8,7 +8,7 @@ import pytest
 
 from autoexp.errors import JournalError
 from autoexp.runs import events as ev
-from autoexp.runs.records import Best, Metric, Outcome, Plan
+from autoexp.runs.records import Best, Metric, Noise, Outcome, Plan
 from autoexp.runs.state import RunState, begin, reduce, replay
 from autoexp.testing import proposal, trial
 
@@ -49,6 +49,11 @@ EXAMPLES: dict[type, tuple[list[Any], Any]] = {
     ev.IdeaTried: ([ev.IdeaHad(iteration=1, by="a", text="deeper")], ev.IdeaTried(iteration=2, number=1)),
     ev.IdeaDropped: ([ev.IdeaHad(iteration=1, by="a", text="deeper")], ev.IdeaDropped(number=1)),
     ev.LessonLearned: ([], ev.LessonLearned(iteration=1, by="a", text="depth costs time")),
+    ev.LookAgain: (
+        ITERATION[:-1],
+        ev.LookAgain(iteration=1, of="candidate", commit="c" * 40, source="s", seed=3, why="it may be luck"),
+    ),
+    ev.NoiseCarried: ([], ev.NoiseCarried(noise=Noise(squares=0.5, freedom=2), runs=("other",))),
     **{type(event): (ITERATION[:n], event) for n, event in enumerate(ITERATION)},
 }
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 _SQRT2, _ROOT = float(np.sqrt(2.0)), float(np.sqrt(2.0 / np.pi))
 FARTHEST = 30.0
-"""Standard errors; what is measured farther away is taken to be there: nothing is left to doubt."""
+"""Standard errors, within which the formulas are used; beyond, nothing is left to doubt."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ class Belief:
 def believed(difference: Any, variance: Any, effects: Effects) -> Belief:
     """What to believe of an effect whose measured difference has that variance."""
     error = np.sqrt(variance)
-    difference = np.clip(np.asarray(difference, float), -FARTHEST * error, FARTHEST * error)
-    better, gain, gain_variance = _side(-difference, error, effects.gain)
-    worse, loss, loss_variance = _side(difference, error, effects.loss)
+    near = np.clip(np.asarray(difference, float), -FARTHEST * error, FARTHEST * error)
+    farther = difference - near  # all of it is effect: noise does not reach there
+    better, gain, gain_variance = _side(-near, error, effects.gain)
+    worse, loss, loss_variance = _side(near, error, effects.loss)
+    gain, loss = gain + np.maximum(-farther, 0.0), loss + np.maximum(farther, 0.0)
     odds_better, odds_worse = effects.better * better, effects.worse * worse
     total = odds_better + odds_worse + effects.same
     return Belief(odds_better / total, odds_worse / total, gain, gain_variance, loss, loss_variance)

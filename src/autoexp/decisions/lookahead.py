@@ -116,9 +116,7 @@ def _after_best(known: Known, belief: Belief, effects: Effects, cost: Any, more:
     return _expected(belief, share * known.difference, -share, spread, then, effects, cost)
 
 
-def _expected(
-    belief: Belief, shift: Any, slope: Any, spread: Any, then: Any, effects: Effects, cost: Any
-) -> Numbers:
+def _expected(belief: Belief, shift: Any, slope: Any, spread: Any, then: Any, effects: Effects, cost: Any) -> Numbers:
     """The mean of what a decision gains over measurements `shift + slope * effect + N(0, spread)`.
 
     Each of the three cases of the belief is taken to be normal; `then` tells difference and variance after a
@@ -134,6 +132,8 @@ def _expected(
         middle, error = shift + slope * mean, np.sqrt(slope**2 * variance + spread)
         values = np.asarray(middle)[..., None] + np.asarray(error)[..., None] * _NODES
         difference, after = then(values)
-        gained = kept_gain(believed(difference, np.asarray(after)[..., None], effects.widened()), np.asarray(cost)[..., None])
+        gained = kept_gain(
+            believed(difference, np.asarray(after)[..., None], effects.widened()), np.asarray(cost)[..., None]
+        )
         total = total + chance * (gained * _WEIGHTS).sum(-1)
     return np.asarray(total)

@@ -49,7 +49,9 @@ def choose(known: Known, best_count: Numbers, effects: Effects, policy: Policy) 
     return np.asarray(answer, np.int64), found
 
 
-def hopeless(difference: Numbers, variance: Numbers, effects: Effects, policy: Policy) -> tuple[NDArray[np.bool_], Numbers]:
+def hopeless(
+    difference: Numbers, variance: Numbers, effects: Effects, policy: Policy
+) -> tuple[NDArray[np.bool_], Numbers]:
     """Whether a training whose difference is foretold like that is to be ended, and the chance that it is better."""
     unknown = ~np.isfinite(variance)
     better = believed(np.where(unknown, 0.0, difference), np.where(unknown, 1.0, variance), effects).better

@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 
 from autoexp.errors import JournalError
 from autoexp.runs import events as ev
+from autoexp.runs.measuring import mean, measured, repeats
 from autoexp.runs.records import (
     AgentRecord,
     Best,
     Guidance,
     Idea,
     Lesson,
+    Measurement,
     Metric,
+    Noise,
     Outcome,
     Plan,
     Proposal,
@@ -58,6 +61,8 @@ class Iteration(Record):
     reevaluate: str | None = None
     """Checkpoint that this attempt evaluates instead of training."""
     trial: Trial | None = None
+    again: ev.LookAgain | None = None
+    """What this attempt trains once more; None: the candidate for the first time."""
     repeated: tuple[tuple[str, str], ...] = ()
     """(description, why not) of changes that came to a program that was trained before; another was asked for."""
 
@@ -87,6 +92,10 @@ class RunState(Record):
     next_number: int = 1
     """The number that the next loop iteration will get."""
     best: Best | None = None
+    measurements: tuple[Measurement, ...] = ()
+    """All finished trainings that have a number, in the order in which they ended."""
+    carried: Noise | None = None
+    """What earlier runs measured of the noise; None before it was looked for."""
     earlier_seconds: float = 0.0
     """What the sessions before the present one worked; of a closed one, it too."""
     trainings: int = 0
@@ -147,6 +156,15 @@ class RunState(Record):
         """The worktree and device that the next iteration will get."""
         taken = {iteration.slot for iteration in self.open.values()}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def measured(self, source: str, commit: str) -> tuple[Measurement, ...]:
+        """The measurements of a program."""
+        return measured(self.measurements, source, commit)
+
+    @property
+    def noise(self) -> Noise:
+        """How much the metric changes from seed to seed, by all repeats of this run and what was carried into it."""
+        return repeats(self.measurements, self.carried)
 
     def trained(self, source: str) -> Trial | None:
         """The trial that has trained the program with this hash; None when none has."""
@@ -342,7 +360,26 @@ def _training_started(state: RunState, event: ev.TrainingStarted) -> Changes:
 
 
 def _training_ended(state: RunState, event: ev.TrainingEnded) -> Changes:
-    return _moved(state, _open(state, event.iteration), outcome=event.outcome)
+    iteration, outcome = _open(state, event.iteration), event.outcome
+    changes = _moved(state, iteration, outcome=outcome)
+    if outcome.status != "success" or outcome.metric is None:
+        return changes
+    again = iteration.again
+    new = Measurement(
+        iteration=iteration.number,
+        attempt=iteration.attempt,
+        commit=again.commit if again else iteration.commit,
+        source=again.source if again else iteration.applied.source if iteration.applied else "",
+        seed=state.seed if outcome.seed is None else outcome.seed,
+        value=outcome.metric,
+        curve=outcome.curve,
+        machine=outcome.machine,
+    )
+    changes["measurements"] = (*state.measurements, new)
+    if again is not None and again.of == "incumbent" and state.best is not None and state.best.commit == again.commit:
+        value = mean(measured(changes["measurements"], again.source, again.commit))
+        changes["best"] = state.best.model_copy(update={"metric": value})
+    return changes
 
 
 def _triaged(state: RunState, event: ev.Triaged) -> Changes:
@@ -364,6 +401,16 @@ def _triaged(state: RunState, event: ev.Triaged) -> Changes:
     )
 
 
+def _look_again(state: RunState, event: ev.LookAgain) -> Changes:
+    iteration = _open(state, event.iteration)
+    afresh = {"attempt": iteration.attempt + 1, "job": None, "outcome": None, "triage": None, "reevaluate": None}
+    return _moved(state, iteration, "train", again=event, **afresh)
+
+
+def _noise_carried(state: RunState, event: ev.NoiseCarried) -> Changes:
+    return {"carried": event.noise}
+
+
 def _recorded(state: RunState, event: ev.Recorded) -> Changes:
     return _moved(state, _open(state, event.trial.iteration), trial=event.trial)
 
@@ -372,7 +419,7 @@ def _decided(state: RunState, event: ev.Decided) -> Changes:
     trial = _open(state, event.iteration).trial
     if trial is None:
         raise JournalError(f"iteration {event.iteration} is decided but not recorded", "autoexp log")
-    trial = trial.model_copy(update={"decision": event.decision, "why": event.why})
+    trial = trial.model_copy(update={"decision": event.decision, "why": event.why, "evidence": event.evidence})
     best = state.best
     if event.decision == "keep" and trial.metric is not None:
         best = Best(iteration=trial.iteration, commit=trial.commit, metric=trial.metric)
@@ -489,6 +536,8 @@ _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.Triaged: _triaged,
     ev.Recorded: _recorded,
     ev.Decided: _decided,
+    ev.LookAgain: _look_again,
+    ev.NoiseCarried: _noise_carried,
     ev.AgentCalled: _agent_called,
     ev.Noted: _noted,
     ev.GuidanceGiven: _guidance_given,

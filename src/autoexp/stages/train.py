@@ -8,6 +8,7 @@ from pathlib import Path
 from autoexp.runs.events import Event, TrainingEnded, TrainingStarted
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.context import Context
+from autoexp.spec.foreseeing import hopeless, measured, seed
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import JobSpec
 from autoexp.workspace.paths import JOB_FILE, REPORT_FILE, stale
@@ -24,21 +25,26 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
     iteration = state.open[context.iteration]
     folder = context.paths.attempt(context.iteration, context.attempt)
     executor = context.executor()
+    commit = iteration.again.commit if iteration.again is not None else iteration.commit
     if iteration.job is None:
         pid = None
-        _put_aside_a_stranger(folder, iteration.commit)
+        _put_aside_a_stranger(folder, commit)
         if not (folder / JOB_FILE).exists():
             worktree = context.paths.worktree(iteration.slot)
-            context.repository.checkout(worktree, iteration.commit, context.settings.files.link, exactly=True)
-            pid = executor.submit(_job(state, iteration, context))
+            context.repository.checkout(worktree, commit, context.settings.files.link, exactly=True)
+            pid = executor.submit(_job(state, iteration, commit, context))
         relative = str(folder.relative_to(context.paths.folder))
         return TrainingStarted(
             iteration=context.iteration, attempt=context.attempt, folder=relative, pid=pid, slot=iteration.slot
         )
     ended = executor.poll(folder)
+    if ended is None and hopeless(state, iteration, folder, context):
+        executor.kill(folder)
+        ended = executor.poll(folder)
     if ended is None:
         return None
     result = outcome(folder, state.metric, ended.status, ended.code, ended.wall_seconds, ended.reason)
+    result = measured(result, state, folder, commit, context)
     return TrainingEnded(iteration=context.iteration, attempt=context.attempt, outcome=result)
 
 
@@ -54,16 +60,16 @@ def _put_aside_a_stranger(folder: Path, commit: str) -> None:
         folder.rename(stale(folder))
 
 
-def _job(state: RunState, iteration: Iteration, context: Context) -> JobSpec:
+def _job(state: RunState, iteration: Iteration, commit: str, context: Context) -> JobSpec:
     folder = context.paths.attempt(context.iteration, context.attempt)
     train = context.settings.train
     command = tuple(filled(word, context.workspace) for word in train.command)
     env = {
         "AUTOEXP_REPORT": str(folder / REPORT_FILE),
-        "AUTOEXP_SEED": str(state.seed),
+        "AUTOEXP_SEED": str(seed(state, iteration)),
         "AUTOEXP_BUDGET_SECONDS": f"{train.budget_seconds:g}",
         "AUTOEXP_GPUS": str(train.gpus),
-        "AUTOEXP_COMMIT": iteration.commit,
+        "AUTOEXP_COMMIT": commit,
         "PYTHONUNBUFFERED": "1",
     }
     if command[0].rsplit("/", 1)[-1] == "uv":

@@ -29,11 +29,13 @@ def autoexp_triage(state: RunState, context: Context) -> Event | None:
     outcome = iteration.outcome
     if outcome is None:  # train was not selected
         return _triaged(context, "give_up", "it was not trained")
-    if outcome.status == "success":
+    if outcome.status in ("success", "stopped"):
         return _triaged(context, "proceed", "")
     reruns = sum(failure.status in ("lost", "killed") for failure in iteration.failures)
     if outcome.status in ("lost", "killed") and reruns < MAX_RERUNS:
         return _triaged(context, "rerun", outcome.reason)
+    if iteration.again is not None:  # the program has trained before: nothing of it is to be repaired
+        return _triaged(context, "give_up", outcome.reason)
     own = [failure for failure in iteration.failures if failure.status not in ("lost", "killed")]
     reevaluations = sum(failure.checkpoint is not None for failure in own)
     if outcome.checkpoint and context.settings.train.can_reevaluate and reevaluations < MAX_REEVALUATIONS:

@@ -22,7 +22,10 @@ WAIT_FILE = "waiting"
 """There while a job waits for its device; its deadline begins afterwards."""
 REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl", "train.log", "patch.diff"
 CHECKPOINT_FILE = "checkpoint.pt"
-OF_A_TRAINING = (JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE)
+STOPPED_FILE = "stopped.json"
+"""Why the decision rule ended a training: written before it is ended."""
+OF_A_TRAINING = (JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE,
+                 STOPPED_FILE)  # fmt: skip
 """What is in a job's folder once it was started, and not before."""
 RUN_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """It is a folder's name, and a part of the names of the run's refs: git has no `..` and no `.lock` in those."""
