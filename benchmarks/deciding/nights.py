@@ -35,6 +35,9 @@ class Curves:
     """Further standard deviation, in parts of the effect."""
 
 
+POLICY, CURVES = Policy(), Curves()
+
+
 @dataclass(frozen=True)
 class World:
     """How true effects are spread: issue's world; `null` has none but changes of no effect."""
@@ -230,7 +233,7 @@ class Nights:
 
 
 def confirm(
-    world: World, nights: int, seed: int, policy: Policy = Policy(), baseline: int = 3, curves: Curves = Curves()
+    world: World, nights: int, seed: int, policy: Policy = POLICY, baseline: int = 3, curves: Curves = CURVES
 ) -> Result:
     """Nights under the rule `confirm`."""
     run = Nights(world, nights, seed, policy, baseline, curves)

@@ -33,9 +33,8 @@ class Margin:
         if case.best is None:
             wanted = 1 if self.options.by else self.options.baseline
             first = f"first {case.metric.name}: {turned * mean(mine):.6f}"
-            more: Literal["candidate"] | None = (
-                "candidate" if case.noise.freedom < wanted - 1 and len(mine) < wanted else None
-            )
+            again = case.noise.freedom < wanted - 1 and len(mine) < wanted
+            more: Literal["candidate"] | None = "candidate" if again else None
             return Verdict("keep", f"{first}, {len(mine)} of {wanted} trainings" if wanted > 1 else first, look=more)
         theirs = values(case.incumbent, case.metric) or [turned * case.best.metric]
         noise = case.noise.deviation

@@ -1,4 +1,4 @@
-"""What to do with a candidate, given all that was measured: the decisions of the rule `confirm`. Pure, and vectorised."""
+"""What to do with a candidate, given all that was measured: the core of the rule `confirm`. Pure, and vectorised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the decision rules add to a training: its seed, the look at its loss curve while it runs, and what is kept of it."""
+"""What decision rules add to a training: its seed, a look at its loss curve while it runs, and what is kept of it."""
 
 from __future__ import annotations
 
