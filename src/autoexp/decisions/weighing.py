@@ -50,7 +50,7 @@ def compared(case: Case, evidence: Evidence) -> str:
 
 def told(evidence: Evidence, metric: Metric) -> str:
     """The same without the value."""
-    digits = max(4, min(6, 1 - _magnitude(evidence.error))) if evidence.error else 6
+    digits = max(4, min(6, -_magnitude(evidence.error))) if evidence.error else 6
     difference = sign(metric) * evidence.difference
     text = f"{difference:+.{digits}f} +/- {evidence.error:.{digits}f} over {evidence.candidate} v {evidence.best}"
     return text + (f", P(better) = {_chance(evidence.better)}" if evidence.better is not None else "")
