@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-GOOD = {"NGRAM_LR": 1.0}
+GOOD = {"GRAD_CLIP": 0.1}
 """The known good edit."""
 ENTERED = "with Trial(PROFILE) as trial:\n"
 """Where the random numbers begin."""
