@@ -42,7 +42,7 @@ WORDS = {
     "Run.workers": "Trainings at the same time, one a device.",
     "Run.seed": "Passed to trainings as AUTOEXP_SEED, and the source of a proposer's chances.",
     "Agent.name": "Its registered name: `opencode`, `command`, or a plugin's.",
-    "Settings.rules": "Options of single decision rules: [rules.improvement].",
+    "Settings.rules": "Options of single decision rules: [rules.confirm].",
     "Settings.executors": "Options of single executors: [executors.local].",
     "Settings.trackers": "Options of single trackers: [trackers.jsonl].",
     # plugins

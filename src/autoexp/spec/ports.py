@@ -169,6 +169,7 @@ class Case:
     trials: Sequence[Trial]
     """The decided ones, in order."""
     metric: Metric
+    """What is optimised."""
     candidate: Sequence[Measurement]
     """All finished trainings of the candidate's program."""
     incumbent: Sequence[Measurement]
@@ -197,6 +198,7 @@ class Verdict:
     why: str
     """In words and numbers."""
     look: Literal["candidate", "incumbent"] | None = None
+    """Whom to train again first; None: the decision stands."""
     evidence: Evidence | None = None
     """The numbers, for the record and for later decisions."""
 
