@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from autoexp.errors import UsageError
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Secondary(BaseModel):
@@ -43,9 +44,9 @@ class ConfirmOptions(Secondary):
     """Trainings of the unchanged program at the start, to learn the noise; fewer where earlier runs tell it."""
     caution: NonNegativeFloat = 0.5
     """What a keep that is no improvement costs, in mean improvements."""
-    sure: float = Field(default=0.5, ge=0.0, le=1.0)
+    sure: Probability = 0.5
     """A candidate is kept only when the probability that it is better is at least this."""
-    doubt: float = Field(default=0.3, ge=0.0, le=1.0)
+    doubt: Probability = 0.3
     """One that is not kept is inconclusive when that probability is at least this, else discarded."""
     looks: PositiveInt = 6
     """Trainings of one candidate at most."""
@@ -55,7 +56,7 @@ class ConfirmOptions(Secondary):
     """With how many candidates a best is expected to be compared: all of them gain when it is known better."""
     thrift: NonNegativeFloat = 0.25
     """What another look must be worth at least, in parts of what a new idea's training gains on average."""
-    hopeless: float = Field(default=0.05, ge=0.0, lt=0.5)
+    hopeless: Probability = 0.05
     """A training is ended early when the probability that its candidate is better falls below this; 0: never."""
 
 
