@@ -58,6 +58,8 @@ RECIPE = {
     "ADAM_BETA2": "0.95",
     "MUON_MOMENTUM": "0.95",
     "FINAL_MOMENTUM": "0.95",
+    "ATTENTION_GATE": "False",
+    "SKIPS": "False",
     "MUON_BETA2": "0.95",
     "GRAD_CLIP": "0.0",
     "WARMUP_RATIO": "0.0",

@@ -64,6 +64,8 @@ CPU = Profile(
         "ROPE_BASE": ("10_000.0", "[1000.0, 1000000.0] log"),
         "INIT_SCALE": ("1.0", "[0.3, 2.0] log"),
         "X0_LAMBDA_INIT": ("0.1", "[0.0, 0.5]"),
+        "ATTENTION_GATE": ("False", "{False, True}"),  # neither helps two layers
+        "SKIPS": ("False", "{False, True}"),
         "NGRAMS": ("3", "{1, 2, 3, 4}"),
         "NGRAM_ROWS": ("2**14", "{2**12, 2**14, 2**16}"),
         "NGRAM_DROPOUT": ("0.0", "[0.0, 0.9]"),  # its 20 seconds see no text twice

@@ -3,8 +3,9 @@
     python train.py
 
 Notable choices: rotary positions, QK norm, relu² MLP, untied head, value embeddings with gates on every other layer,
-hashed n-gram vectors, a learned mix with the first hidden state before each layer, sliding windows, soft-capped logits;
-Muon for the matrices, AdamW for the rest; small steps first. Data, clock, evaluation and report come from
+gated attention heads, hashed n-gram vectors, a learned mix with the first hidden state before each layer, skips from
+the lower to the upper layers, sliding windows, soft-capped logits; Muon for the matrices, AdamW for the rest; small
+steps first. Data, clock, evaluation and report come from
 `autoexp.model` and are frozen.
 
 A constant whose comment starts with [low, high] or {a, b, …} may be searched within these bounds.
@@ -39,6 +40,8 @@ INIT_SCALE = 0.68  # [0.3, 2.0] log; initial size of the matrices, in units of 1
 X0_LAMBDA_INIT = 0.05  # [0.0, 0.5]; initial share of the first hidden state that each layer is given again
 VALUE_EVERY = 2  # {1, 2, 3}; one layer of so many has a value embedding, the last always
 VALUE_GATE = 2.0  # [1.0, 4.0]; largest weight of a value embedding
+ATTENTION_GATE = True  # {False, True}; what each head says is weighed by a gate, so that it may say nothing
+SKIPS = True  # {False, True}; each layer of the upper half is given what its mirror image in the lower half made
 NGRAMS = 2  # {1, 2, 3}; longest run of tokens that has a vector of its own, found by hashing; 1 = single tokens only
 NGRAM_DROPOUT = 0.5  # [0.0, 0.9]; part of the tokens whose n-gram is left out, so that rare ones are not relied on
 NGRAM_ROWS = 2**18  # {2**14, 2**16, 2**18, 2**19, 2**20}; vectors in each of these tables
@@ -70,7 +73,7 @@ FINAL_LR_FRAC = 0.05  # [0.0, 0.2]; what is left of them at the end
 # Not searched: they change speed or a start, hardly the result
 DEVICE_BATCH_SIZE = 128  # rows that go through the model at once, at most
 MOMENTUM_RAMP_STEPS = 200  # steps from momentum 0.85 to MUON_MOMENTUM
-GATE_CHANNELS = 32  # channels of the hidden state that a value gate looks at
+GATE_CHANNELS = 32  # channels of the hidden state that a gate looks at
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ def rotary_table(tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 class Attention(nn.Module):
-    """Causal self-attention; on some layers a value embedding of the token, with a gate, joins the values."""
+    """Causal self-attention with gated heads; on some layers a value embedding, with a gate, joins the values."""
 
     def __init__(self, width: int, heads: int, window: int, value_vocab: int) -> None:
         super().__init__()
@@ -101,6 +104,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.value_embedding = nn.Embedding(value_vocab, width) if value_vocab else None
         self.gate = nn.Linear(min(GATE_CHANNELS, width), heads, bias=False) if value_vocab else None
+        self.out_gate = nn.Linear(min(GATE_CHANNELS, width), heads, bias=False) if ATTENTION_GATE else None
 
     def forward(self, x: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         rows, tokens, width = x.shape
@@ -109,7 +113,10 @@ class Attention(nn.Module):
         if self.gate is not None and self.value_embedding is not None:
             gate = VALUE_GATE * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (rows, tokens, heads)
             v = v + gate[..., None] * self.value_embedding(ids).view(v.shape).to(v.dtype)
-        out: Tensor = self.out(attend(q, k, v, self.window).reshape(rows, tokens, width))
+        said = attend(q, k, v, self.window)
+        if self.out_gate is not None:
+            said = said * (2 * torch.sigmoid(self.out_gate(x[..., : self.out_gate.in_features])))[..., None].to(v.dtype)
+        out: Tensor = self.out(said.reshape(rows, tokens, width))
         return out
 
 
@@ -148,6 +155,7 @@ class GPT(nn.Module):
             Block(self.width, heads, window, vocab_size if (DEPTH - 1 - layer) % VALUE_EVERY == 0 else 0)
             for layer, window in enumerate(self.windows)
         )
+        self.skips = nn.Parameter(torch.empty(DEPTH // 2)) if SKIPS else None
         self.head = nn.Linear(self.width, vocab_size, bias=False)
         cos, sin = rotary_table(seq_len, HEAD_DIM)
         self.register_buffer("cos", cos, persistent=False)
@@ -179,11 +187,15 @@ class GPT(nn.Module):
                 nn.init.uniform_(matrix, -bound, bound)
             for matrix in (attention.out.weight, block.down):
                 nn.init.zeros_(matrix)
+            if attention.out_gate is not None:
+                nn.init.zeros_(attention.out_gate.weight)
             if attention.gate is not None:
                 nn.init.zeros_(attention.gate.weight)
                 nn.init.uniform_(attention.value_embedding.weight, -bound, bound)
             block.residual_lambda.fill_(1.0)
             block.x0_lambda.fill_(X0_LAMBDA_INIT)
+        if self.skips is not None:
+            nn.init.zeros_(self.skips)
         for table in (self.embedding, *self.ngrams.values(), *self.value_embeddings()):
             table.to(dtype=dtype)
         self.cos, self.sin = self.cos.to(dtype), self.sin.to(dtype)
@@ -206,8 +218,13 @@ class GPT(nn.Module):
         """What the head sees, (rows, tokens, width)."""
         x = first = self.embed(ids)
         cos, sin = self.cos[: ids.size(1)], self.sin[: ids.size(1)]
-        for block in self.blocks:
+        lower: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            mirror = DEPTH - 1 - layer
+            if self.skips is not None and mirror < len(lower) and mirror < layer:
+                x = torch.addcmul(x, self.skips[mirror].to(x.dtype), lower[mirror])
             x = block(x, first, ids, cos, sin)
+            lower.append(x)
         return norm(x)
 
     def logits(self, ids: Tensor) -> Tensor:
@@ -243,6 +260,8 @@ class GPT(nn.Module):
         yield adamw(values, EMBEDDING_LR * scale, betas, VALUE_WEIGHT_DECAY)
         yield adamw([block.residual_lambda for block in self.blocks], SCALAR_LR * 0.01, betas, 0.0)
         yield adamw([block.x0_lambda for block in self.blocks], SCALAR_LR, (0.96, 0.95), 0.0)
+        if self.skips is not None:
+            yield adamw([self.skips], SCALAR_LR * 0.1, betas, 0.0)
         matrices = self.matrices()
         for shape in sorted({matrix.shape[-2:] for matrix in matrices}):  # stacked: each shape is one update
             same = [matrix for matrix in matrices if matrix.shape[-2:] == shape]
