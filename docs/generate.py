@@ -40,9 +40,9 @@ WORDS = {
     "Run.rule": "What decides whether a trial is kept.",
     "Run.trackers": "Who looks on.",
     "Run.workers": "Trainings at the same time, one a device.",
-    "Run.seed": "Passed to trainings as AUTOEXP_SEED, and the source of a proposer's chances.",
+    "Run.seed": "Seed of each program's first training, and source of later ones and of a proposer's chances.",
     "Agent.name": "Its registered name: `opencode`, `command`, or a plugin's.",
-    "Settings.rules": "Options of single decision rules: [rules.improvement].",
+    "Settings.rules": "Options of decision rules; [decisions](../explanation/decisions.md) explains them.",
     "Settings.executors": "Options of single executors: [executors.local].",
     "Settings.trackers": "Options of single trackers: [trackers.jsonl].",
     # plugins
@@ -297,6 +297,8 @@ TYPES = {
     "NonNegativeFloat": "number from 0 on",
     "PositiveInt": "whole number above 0",
     "int": "whole number",
+    "NonNegativeInt": "whole number from 0 on",
+    "Probability": "number from 0 to 1",
     "str": "text",
     "bool": "true or false",
     "tuple[str, ...]": "list of texts",
@@ -604,6 +606,20 @@ def _methods(found: Class) -> list[str]:
     return lines
 
 
+def _rule_options() -> list[str]:
+    """A table for each of the built-in rules that has options."""
+    known = classes("decisions/options.py")
+    lines = []
+    for rule, name in (("confirm", "ConfirmOptions"), ("margin", "MarginOptions")):
+        rows = [
+            (code(field.name), TYPES[field.type], code(field.default), field.words)
+            for field in (*known[name].fields, *known["Secondary"].fields)
+            if not field.name.startswith("model_")
+        ]
+        lines += [f"### [rules.{rule}]", "", *table(("Key", "Type", "Default", "Meaning"), rows)]
+    return lines
+
+
 def settings() -> str:
     known = {
         **classes("workspace/settings.py"),
@@ -631,6 +647,7 @@ def settings() -> str:
     for part in known["Settings"].fields:
         if part.type not in known:
             lines += [f"## [{part.name}.NAME]", "", part.words, ""]
+            lines += _rule_options() if part.name == "rules" else []
             continue
         section = known[part.type]
         lines += [f"## [{part.name}]", "", section.words, ""]
@@ -665,7 +682,10 @@ def settings() -> str:
             ("Variable", "Meaning"),
             [
                 ("`AUTOEXP_REPORT`", "Where to write the report, as JSON and by rename."),
-                ("`AUTOEXP_SEED`", "The run's seed; in a check a fresh one."),
+                (
+                    "`AUTOEXP_SEED`",
+                    "What random numbers start from: the run's seed; of repeats and checks one drawn from it.",
+                ),
                 ("`AUTOEXP_BUDGET_SECONDS`", "How long to train."),
                 (
                     "`AUTOEXP_GPUS`",

@@ -18,6 +18,9 @@ from support import Lab, leftovers
 from autoexp.testing import make_workspace
 from autoexp.workspace.paths import Workspace
 
+os.environ["AUTOEXP_RUN__RULE"] = RULE = "improvement"
+"""Most tests count trainings: one for each idea, judged by strict less-than. Fixtures of whole modules see it too."""
+
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -26,6 +29,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
         if name.startswith(("AUTOEXP_", "GIT_")) and not name.startswith("AUTOEXP_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AUTOEXP_CACHE", str(tmp_path_factory.getbasetemp() / "autoexp-cache"))
+    monkeypatch.setenv("AUTOEXP_RUN__RULE", RULE)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
 

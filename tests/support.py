@@ -56,6 +56,13 @@ print("peak_vram_mb: 512.0")
 tell("ended")
 '''
 
+NOISY = TRAINER.replace("import json, os, sys, time", "import json, os, random, sys, time").replace(
+    'print(f"val_bpb: {val_bpb(LR, DEPTH):.6f}")',
+    "luck = random.Random(f\"{LR} {DEPTH} {os.environ['AUTOEXP_SEED']}\").gauss(0.0, 0.01)\n"
+    '    print(f"val_bpb: {val_bpb(LR, DEPTH) + luck:.6f}")',
+)
+"""The same, with numbers that hang on the seed: 0.01 is their standard deviation."""
+
 PLUGIN = '''\
 """A proposer that reads its proposals from a file, and an agent that runs the program it is told in a file."""
 

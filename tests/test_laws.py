@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support import TRAINER, Lab, decisions, gone, told, until
+from support import NOISY, TRAINER, Lab, decisions, gone, told, until
 
 import autoexp
 from autoexp.plugins.manager import BUILTINS, STAGES, plugin_manager
@@ -248,6 +248,36 @@ def test_3_a_session_that_is_killed_again_and_again_ends_with_the_same_decisions
     assert git(lab.root, "rev-parse", "lab/branch") == state.best.commit
     for trial in state.trials:
         assert git(lab.root, "rev-parse", f"{trial.ref}^{{commit}}") == trial.commit
+
+
+def test_3_kills_change_no_look_again(tmp_path: Path) -> None:
+    """With a rule that asks for more trainings: killed once before each event, a run takes the same looks, each
+    training is done once, and it decides the same.
+    """
+    ideas = [proposal(LR=0.06), proposal(DEPTH=5), proposal(LR=0.075)]
+    fields = ("iteration", "decision", "metric", "status", "attempts", "why", "evidence")
+    found = []
+    for name in ("calm", "killed"):
+        lab = Lab(tmp_path / name, settings="[rules.confirm]\nthrift = 0.1\n", trainer=NOISY)
+        lab.script(*ideas)
+        if name == "calm":
+            lab.start(len(ideas), "--rule", "confirm")
+        else:
+            lab.start(len(ideas), "--rule", "confirm", "--only", "setup")
+            folder = lab.paths.folder
+            (folder / "requests").mkdir(exist_ok=True)
+            (folder / "requests" / "1.json").write_text(json.dumps({"kind": "resume", "changes": {"stages": TOP}}))
+            command = [sys.executable, "-c", KILLER, str(folder), "0", "events"]
+            environ = {**os.environ, **lab.environ}
+            done = subprocess.run(command, env=environ, cwd=lab.root, capture_output=True, text=True, timeout=150)
+            assert done.returncode == 0, done.stderr[-3000:] + lab.paths.log.read_text()[-2000:]
+        assert set(Counter(lab.trainings()).values()) == {1}, "a training was done twice"
+        assert lab.state.open == {}
+        looks = [(e.iteration, e.of, e.seed, e.why) for e in lab.events(ev.LookAgain)]
+        assert {of for _, of, _, _ in looks} == {"candidate", "incumbent"}
+        assert len(lab.trainings()) == len(ideas) + 1 + len(looks) == len(lab.state.measurements)
+        found.append((told(lab.state, fields), looks, [m.value for m in lab.state.measurements], lab.state.best))
+    assert found[0][:3] == found[1][:3]
 
 
 def test_3_a_killed_keeper_costs_another_attempt_and_no_decision(lab: Lab, calm: Any) -> None:

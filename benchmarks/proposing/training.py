@@ -48,11 +48,17 @@ class Counted(Trial):
 
 def train(text: str, data: Path, seed: int, operations: float) -> float | None:
     """val_bpb of the program `text` after so many operations; None when it failed."""
+    found = report(text, data, seed, operations).get("val_bpb")
+    return float(found) if isinstance(found, float) else None
+
+
+def report(text: str, data: Path, seed: int, operations: float) -> dict[str, Any]:
+    """The report of a training of the program `text` with so many operations; {} when it failed."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.json")
+        written = Path(folder, "report.json")
         environ = {
             "AUTOEXP_DATA": str(data),
-            "AUTOEXP_REPORT": str(report),
+            "AUTOEXP_REPORT": str(written),
             "AUTOEXP_SEED": str(seed),
             "AUTOEXP_THREADS": "1",
             "AUTOEXP_CACHE": str(Path(folder, "cache")),
@@ -66,8 +72,8 @@ def train(text: str, data: Path, seed: int, operations: float) -> float | None:
                 module.Trial = partial(Counted, budget=operations, environ={**os.environ, **environ})  # type: ignore[attr-defined]
                 module.main()
             except (Exception, SystemExit):
-                return None  # a proposal that does not train
+                return {}  # a proposal that does not train
             finally:
                 gc.unfreeze()
-        found = json.loads(report.read_bytes()).get("val_bpb")
-        return float(found) if isinstance(found, float) else None
+        found: dict[str, Any] = json.loads(written.read_bytes())
+        return found

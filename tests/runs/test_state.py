@@ -9,7 +9,7 @@ import pytest
 from autoexp.errors import JournalError
 from autoexp.runs import events as ev
 from autoexp.runs.checked import Checked, Verdict
-from autoexp.runs.records import Best, Metric, Outcome, Plan
+from autoexp.runs.records import Best, Metric, Noise, Outcome, Plan
 from autoexp.runs.state import RunState, begin, reduce, replay
 from autoexp.testing import proposal, trial
 
@@ -71,6 +71,11 @@ EXAMPLES: dict[type, tuple[list[Any], Any]] = {
         ITERATION,
         ev.BestSimplified(key="ablate-1", commit="d" * 40, of="c" * 40, removed=(1,), metric=0.4, why="w"),
     ),
+    ev.LookAgain: (
+        ITERATION[:-1],
+        ev.LookAgain(iteration=1, of="candidate", commit="c" * 40, source="s", seed=3, why="it may be luck"),
+    ),
+    ev.NoiseCarried: ([], ev.NoiseCarried(noise=Noise(squares=0.5, freedom=2), runs=("other",))),
     **{type(event): (ITERATION[:n], event) for n, event in enumerate(ITERATION)},
 }
 

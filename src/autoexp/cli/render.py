@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autoexp.runs.state import RunState
     from autoexp.session.looking import Plugins, Row, Shown
     from autoexp.session.standing import CheckShown
-    from autoexp.session.status import InProgress, Status
+    from autoexp.session.status import InProgress, NoiseShown, Status
 
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "inconclusive": "yellow"}
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -177,6 +177,7 @@ def show_status(report: Status) -> None:
         show_fields(((report.metric, paint(number, "green") if best.gain else number),))
         show_fields((("", standing(report)),))
         show_fields((("best", f"iteration {best.iteration} ({best.commit[:7]}): {clean(best.description)}"),))
+    show_fields((("noise", noise(report.noise)),))
     for item in report.in_progress:
         name = f"iteration {item.iteration}" if item.iteration else "baseline"
         words = f"{name} at {item.stage}" + (f", attempt {item.attempt}" if item.attempt > 1 else "")
@@ -201,6 +202,15 @@ def show_status(report: Status) -> None:
     show_fields((("run", where[0]), ("log", where[1])))
     show_fields((("training", short(report.paths.train_log) if report.paths.train_log else ""),))
     show_fields((("next", paint(_next(report), "cyan")),))
+
+
+def noise(known: NoiseShown) -> str:
+    """'0.00051 +/- 0.00012 from seed to seed, by 9 repeats'; nothing before there is one."""
+    if known.deviation is None or known.uncertainty is None:
+        return ""
+    repeats = f"{known.repeats} repeat" + ("s" if known.repeats != 1 else "")
+    earlier = f", {known.carried} of them in earlier runs" if known.carried else ""
+    return f"{known.deviation:.2g} +/- {known.uncertainty:.1g} from seed to seed, by {repeats}{earlier}"
 
 
 def asked(question: Question) -> str:
@@ -362,7 +372,11 @@ def show_iteration(found: Shown) -> None:
 def _attempt(attempt: Any) -> None:
     result = attempt.outcome
     words = [clean(attempt.applied)] if attempt.applied else []
+    if attempt.of:
+        words.append("the best again" if attempt.of == "incumbent" else "the candidate again")
     if result is not None:
+        words += [f"{result.metric:.6f}"] if result.metric is not None else []
+        words += [f"seed {result.seed}"] if result.seed is not None and result.metric is not None else []
         words.append(f"{result.status}" + (f" ({clean(result.reason)})" if result.reason else ""))
         words += [f"exit code {result.exit_code}"] if result.exit_code else []
         words += [clock(result.wall_seconds)] if result.wall_seconds is not None else []

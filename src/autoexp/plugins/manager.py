@@ -26,6 +26,8 @@ BUILTINS = (
     "autoexp.agents.command",
     "autoexp.executors.local",
     "autoexp.decisions.improvement",
+    "autoexp.decisions.margin",
+    "autoexp.decisions.confirm",
     "autoexp.trackers.jsonl",
 )
 DISABLE = "AUTOEXP_DISABLE_PLUGINS"

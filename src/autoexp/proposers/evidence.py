@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HISTORY = 200
 """Trials that are looked at, the latest; all of them count as tried."""
-FAILED = ("crash", "timeout")
+FAILED = ("crash", "timeout", "stopped")
 """The candidate's own fault. A training that was killed or lost says nothing about it."""
 
 SAMPLED = 100

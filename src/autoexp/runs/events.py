@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, TypeAdapter
 
 from autoexp.runs.checked import Checked, CheckKind, Verdict
-from autoexp.runs.records import Constant, Decision, Metric, Outcome, Plan, Proposal, Record, Trial
+from autoexp.runs.records import Constant, Decision, Evidence, Metric, Noise, Outcome, Plan, Proposal, Record, Trial
 
 FORMAT = 2
 """Version of the journal's format, in its first line. A reader refuses a newer one and reads every older one."""
@@ -195,6 +195,35 @@ class Decided(_Event):
     iteration: int
     decision: Decision
     why: str
+    evidence: Evidence | None = None
+    """What it was decided by, in numbers; null where the rule gives none."""
+
+
+class LookAgain(_Event):
+    """The rule wants another training before it decides: the iteration goes back to `train`, as another attempt."""
+
+    type: Literal["look_again"] = "look_again"
+    iteration: int
+    of: Literal["candidate", "incumbent"]
+    """What is trained again: the candidate, or the best that it is compared with."""
+    commit: str
+    """Its commit."""
+    source: str = ""
+    """Hash of its program."""
+    seed: int
+    """The seed of the training."""
+    why: str
+    """In words and numbers."""
+
+
+class NoiseCarried(_Event):
+    """What earlier runs of the workspace, with the same harness, data and device, measured of the noise."""
+
+    type: Literal["noise_carried"] = "noise_carried"
+    noise: Noise
+    """All of theirs together."""
+    runs: tuple[str, ...] = ()
+    """Their names."""
 
 
 class AgentCalled(_Event):
@@ -431,6 +460,8 @@ Event = (
     | Triaged
     | Recorded
     | Decided
+    | LookAgain
+    | NoiseCarried
     | AgentCalled
     | GuidanceGiven
     | GuidanceWithdrawn

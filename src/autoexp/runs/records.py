@@ -104,10 +104,34 @@ class Metric(Record):
         return a < b if self.direction == "min" else a > b
 
 
+class Evidence(Record):
+    """What a decision was made by, in numbers. Differences are turned so that less than 0 is better."""
+
+    difference: float
+    """Mean of the candidate's measurements less the estimate of the best."""
+    error: float
+    """Standard error of that."""
+    candidate: int
+    """Measurements of the candidate."""
+    best: int
+    """Measurements of the best."""
+    better: float | None = None
+    """Probability that the candidate is better."""
+    noise: float | None = None
+    """Standard deviation of one training that was reckoned with."""
+    estimate: float | None = None
+    """The best's metric as it is believed to be."""
+    estimate_error: float | None = None
+    """Standard error of that."""
+    lead: tuple[tuple[FiniteFloat, FiniteFloat], ...] = ()
+    """(progress, training loss less that of the best with the same seed) along the candidate's first training."""
+
+
 class Outcome(Record):
     """How a training ended, as its keeper and its report say. `metric` is set for a success, and only then."""
 
-    status: Literal["success", "crash", "timeout", "killed", "lost", "untrained"]
+    status: Literal["success", "crash", "timeout", "killed", "lost", "untrained", "stopped"]
+    """`stopped`: ended early, since the decision rule saw no hope."""
     reason: str = ""
     exit_code: int | None = None
     metric: FiniteFloat | None = None
@@ -134,6 +158,14 @@ class Outcome(Record):
     """The most memory of the machine that its processes had together; `memory_gb` is the device's, by its report."""
     checkpoint_mb: float | None = None
     """Size of its checkpoint in megabytes (2^20 bytes)."""
+    seed: int | None = None
+    """What the training was told to draw its random numbers from."""
+    curve: tuple[tuple[FiniteFloat, FiniteFloat], ...] = ()
+    """(progress from 0 to 1, training loss) along it, as far as its trainer tells."""
+    machine: str = ""
+    """Hash of what its numbers hang on beside the program and the seed: harness, data, device, settings."""
+    evidence: Evidence | None = None
+    """Of one that was stopped: the numbers that were foretold."""
 
 
 class Taken(Record):
@@ -151,6 +183,48 @@ class Taken(Record):
         )
 
 
+class Measurement(Record):
+    """One finished training of a program with one seed, judged."""
+
+    iteration: int
+    """Whose training it was; of a best that was looked at again, the iteration that asked."""
+    attempt: int
+    commit: str
+    source: str
+    """Hash of the program; '' where nobody made one, and the commit tells."""
+    seed: int
+    value: FiniteFloat
+    """The metric."""
+    curve: tuple[tuple[FiniteFloat, FiniteFloat], ...] = ()
+    """Of the outcome."""
+    machine: str = ""
+    """Of the outcome."""
+
+    @property
+    def program(self) -> str:
+        """What all measurements of one program share."""
+        return self.source or self.commit
+
+
+class Noise(Record):
+    """How much the metric of one program changes from seed to seed, as far as repeats tell."""
+
+    squares: float = 0.0
+    """Squared deviations of repeats from the mean of their program, summed up."""
+    freedom: int = 0
+    """Degrees of freedom in them: repeats less programs."""
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of a training's metric; None before anything was repeated."""
+        return math.sqrt(self.squares / self.freedom) if self.freedom else None
+
+    @property
+    def uncertainty(self) -> float | None:
+        """Standard error of that, in parts of it."""
+        return 1.0 / math.sqrt(2.0 * self.freedom) if self.freedom else None
+
+
 class Trial(Record):
     """An iteration that has run: a row of the table. The decision is added when it is made."""
 
@@ -163,7 +237,7 @@ class Trial(Record):
     source: str
     """sha256 over the editable files: two trials with the same source are the same experiment."""
     constants: dict[str, Constant] = {}
-    status: Literal["success", "crash", "timeout", "killed", "lost", "untrained"]
+    status: Literal["success", "crash", "timeout", "killed", "lost", "untrained", "stopped"]
     reason: str = ""
     metric: FiniteFloat | None = None
     memory_gb: float = 0.0
@@ -173,6 +247,8 @@ class Trial(Record):
     why: str = ""
     excused: bool = False
     """It failed through no fault of its own: what it tried counts as not tried."""
+    evidence: Evidence | None = None
+    """What it was decided by, in numbers; null where the rule gives none."""
 
 
 class Spent(Record):
@@ -312,7 +388,7 @@ class Plan(Record):
     workers: int = 1
     proposer: str = "search"
     executor: str = "local"
-    rule: str = "improvement"
+    rule: str = "confirm"
     stochastic: bool = True
     """Whether agents (large language models) may be asked at all; `--no-stochastic` says no."""
     auto_prepare: bool = True

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from autoexp.runs import events as ev
 from autoexp.runs.checks import Check
+from autoexp.runs.measuring import measured, repeats
 from autoexp.runs.records import (
     AgentRecord,
     Best,
     Guidance,
     Idea,
     Lesson,
+    Measurement,
     Metric,
+    Noise,
     Outcome,
     Plan,
     Proposal,
@@ -51,6 +54,8 @@ class Iteration(Record):
     reevaluate: str | None = None
     """Checkpoint that this attempt evaluates instead of training."""
     trial: Trial | None = None
+    again: ev.LookAgain | None = None
+    """What this attempt trains once more; None: the candidate for the first time."""
     repeated: tuple[tuple[str, str], ...] = ()
     """(description, why not) of changes that came to a program that was trained before; another was asked for."""
 
@@ -80,6 +85,10 @@ class RunState(Record):
     next_number: int = 1
     """The number that the next loop iteration will get."""
     best: Best | None = None
+    measurements: tuple[Measurement, ...] = ()
+    """All finished trainings that have a number, in the order in which they ended."""
+    carried: Noise | None = None
+    """What earlier runs measured of the noise; None before it was looked for."""
     baseline_taken: Taken | None = None
     """What the trainings of the baseline took, the most of each."""
     isolated: bool | None = None
@@ -158,6 +167,15 @@ class RunState(Record):
         """The worktree and device that the next iteration will get."""
         taken = {iteration.slot for iteration in self.open.values()}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def measured(self, source: str, commit: str) -> tuple[Measurement, ...]:
+        """The measurements of a program."""
+        return measured(self.measurements, source, commit)
+
+    @property
+    def noise(self) -> Noise:
+        """How much the metric changes from seed to seed, by all repeats of this run and what was carried into it."""
+        return repeats(self.measurements, self.carried)
 
     def trained(self, source: str) -> Trial | None:
         """The trial that has trained the program with this hash; None when none has."""

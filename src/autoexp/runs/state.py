@@ -10,7 +10,8 @@ from autoexp.runs import asides, checks, suspicion
 from autoexp.runs import events as ev
 from autoexp.runs.asides import Changes, sum_of
 from autoexp.runs.checks import Check
-from autoexp.runs.records import Best, Outcome, Taken, Trial
+from autoexp.runs.measuring import mean, measured
+from autoexp.runs.records import Best, Measurement, Outcome, Taken, Trial
 from autoexp.runs.resting import rested
 from autoexp.runs.shape import BASELINE, LOOP, TOP, Iteration, RunState, same_words, slot_of
 
@@ -223,12 +224,31 @@ def _training_started(state: RunState, event: ev.TrainingStarted) -> Changes:
 def _training_ended(state: RunState, event: ev.TrainingEnded) -> Changes:
     iteration, outcome = _open(state, event.iteration), event.outcome
     changes = _moved(state, iteration, outcome=outcome)
-    if event.iteration or outcome.status != "success" or iteration.reevaluate is not None:
+    if outcome.status != "success":
         return changes
-    taken = Taken(
-        wall_seconds=outcome.wall_seconds or 0.0, cpu_seconds=outcome.cpu_seconds, gpu_seconds=outcome.gpu_seconds
+    if event.iteration == 0 and iteration.reevaluate is None:
+        taken = Taken(
+            wall_seconds=outcome.wall_seconds or 0.0, cpu_seconds=outcome.cpu_seconds, gpu_seconds=outcome.gpu_seconds
+        )
+        changes["baseline_taken"] = state.baseline_taken.at_least(taken) if state.baseline_taken else taken
+    if outcome.metric is None:
+        return changes
+    again = iteration.again
+    new = Measurement(
+        iteration=iteration.number,
+        attempt=iteration.attempt,
+        commit=again.commit if again else iteration.commit,
+        source=again.source if again else iteration.applied.source if iteration.applied else "",
+        seed=state.seed if outcome.seed is None else outcome.seed,
+        value=outcome.metric,
+        curve=outcome.curve,
+        machine=outcome.machine,
     )
-    return {**changes, "baseline_taken": state.baseline_taken.at_least(taken) if state.baseline_taken else taken}
+    changes["measurements"] = (*state.measurements, new)
+    if again is not None and again.of == "incumbent" and state.best is not None and state.best.commit == again.commit:
+        value = mean(measured(changes["measurements"], again.source, again.commit))
+        changes["best"] = state.best.model_copy(update={"metric": value})
+    return changes
 
 
 def _triaged(state: RunState, event: ev.Triaged) -> Changes:
@@ -250,6 +270,16 @@ def _triaged(state: RunState, event: ev.Triaged) -> Changes:
     )
 
 
+def _look_again(state: RunState, event: ev.LookAgain) -> Changes:
+    iteration = _open(state, event.iteration)
+    afresh = {"attempt": iteration.attempt + 1, "job": None, "outcome": None, "triage": None, "reevaluate": None}
+    return _moved(state, iteration, "train", again=event, **afresh)
+
+
+def _noise_carried(state: RunState, event: ev.NoiseCarried) -> Changes:
+    return {"carried": event.noise}
+
+
 def _recorded(state: RunState, event: ev.Recorded) -> Changes:
     return _moved(state, _open(state, event.trial.iteration), trial=event.trial)
 
@@ -258,7 +288,7 @@ def _decided(state: RunState, event: ev.Decided) -> Changes:
     trial = _open(state, event.iteration).trial
     if trial is None:
         raise JournalError(f"iteration {event.iteration} is decided but not recorded", "autoexp log")
-    trial = trial.model_copy(update={"decision": event.decision, "why": event.why})
+    trial = trial.model_copy(update={"decision": event.decision, "why": event.why, "evidence": event.evidence})
     best = state.best
     if event.decision == "keep" and trial.metric is not None:
         best = Best(iteration=trial.iteration, commit=trial.commit, metric=trial.metric)
@@ -342,6 +372,8 @@ _REDUCERS: dict[type, Callable[[RunState, Any], Changes]] = {
     ev.Triaged: _triaged,
     ev.Recorded: _recorded,
     ev.Decided: _decided,
+    ev.LookAgain: _look_again,
+    ev.NoiseCarried: _noise_carried,
     ev.AgentCalled: asides.agent_called,
     ev.Noted: asides.noted,
     ev.GuidanceGiven: asides.guidance_given,

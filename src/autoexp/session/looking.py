@@ -123,6 +123,10 @@ class Attempt(BaseModel):
     folder: str = ""
     outcome: Outcome | None = None
     triage: str = ""
+    of: str = ""
+    """What it trained once more: 'candidate' or 'incumbent' (the best); '' for the first training."""
+    why: str = ""
+    """Why the rule wanted that."""
 
 
 class Shown(BaseModel):
@@ -210,6 +214,9 @@ def _iteration_of(event: ev.Event) -> int | None:
 def _attempts(events: Sequence[ev.Event]) -> list[Attempt]:
     found: dict[int, Attempt] = {}
     for event in events:
+        if isinstance(event, ev.LookAgain):
+            number = max(found, default=0) + 1
+            found[number] = Attempt(number=number, of=event.of, why=event.why, commit=event.commit)
         if isinstance(event, ev.Applied | ev.Committed | ev.TrainingStarted | ev.TrainingEnded | ev.Triaged):
             attempt = found.setdefault(event.attempt, Attempt(number=event.attempt))
             match event:

@@ -55,7 +55,7 @@ STAGE_EVENTS: dict[str, tuple[type, ...]] = {
     "train": (ev.TrainingStarted, ev.TrainingEnded),
     "triage": (ev.Triaged,),
     "record": (ev.Recorded,),
-    "decide": (ev.Decided,),
+    "decide": (ev.Decided, ev.LookAgain, ev.NoiseCarried),
 }
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.1
 """Seconds between two looks at a training: short at first, so that quick trainings are not slowed down."""

@@ -23,7 +23,7 @@ from autoexp.workspace.paths import RunPaths
 EVERY, FEW = 1000, 100
 """Events after which a session takes a new snapshot, and events that are worth one when it closes."""
 _TAIL_BYTES = 4096
-LEFT_OUT = {"trials", "ideas", "lessons"}
+LEFT_OUT = {"trials", "measurements", "ideas", "lessons"}
 """What state.json is without: there may be much of it, and the journal holds it."""
 _FIELDS = sorted(RunState.model_fields)
 """A release with more of them would read defaults out of an older snapshot, instead of what the journal says."""

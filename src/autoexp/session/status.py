@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoexp.runs import budget
 from autoexp.runs.auditing import audit_of_best
-from autoexp.runs.records import Guidance, Question
+from autoexp.runs.records import Guidance, Noise, Question
 from autoexp.runs.state import RunState
 from autoexp.session.accounts import Down, Limit, Spending, limits, more, seconds_left, spending, unreachable
 from autoexp.session.background import live
@@ -26,7 +26,7 @@ from autoexp.workspace.report import progress
 Phase = Literal["setup", "baseline", "loop", "done"]
 
 
-SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "last_trials", "typical_seconds"}
+SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "last_trials", "noise", "typical_seconds"}
 SUMMARY |= {"standing", "standing_words"}
 """What is taken from `views.summary`."""
 NEEDED = SUMMARY | (RunState.model_fields.keys() - LEFT_OUT)
@@ -71,6 +71,20 @@ class BestSoFar(BaseModel):
     """Against the baseline; positive is better."""
 
 
+class NoiseShown(BaseModel):
+    """How much the metric of one program changes from seed to seed, as far as repeats tell."""
+
+    model_config = ConfigDict(extra="forbid")
+    deviation: float | None
+    """Standard deviation of a training's metric; null before anything was repeated."""
+    uncertainty: float | None
+    """Standard error of that."""
+    repeats: int
+    """Trainings with a further seed that tell it, those of earlier runs included."""
+    carried: int
+    """Of these, those of earlier runs of the workspace with the same harness, data and device."""
+
+
 class Paths(BaseModel):
     model_config = ConfigDict(extra="forbid")
     run: str
@@ -108,6 +122,8 @@ class Status(BaseModel):
     best: BestSoFar | None
     best_val_bpb: float | None
     """The best metric, whatever its name, under the ancestor's key."""
+    noise: NoiseShown
+    """The noise of the metric."""
     kept_commit: str | None
     in_progress: list[InProgress]
     eta_seconds: float | None
@@ -175,6 +191,7 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         baseline_metric=baseline,
         best=_best(state, summary, baseline),
         best_val_bpb=state.best.metric if state.best else None,
+        noise=_noise(state, summary),
         kept_commit=state.best.commit if state.best else None,
         in_progress=working,
         eta_seconds=_eta(state, summary, working, bounds) if alive else None,
@@ -365,6 +382,17 @@ def _best(state: RunState, summary: dict[str, Any], baseline: float | None) -> B
         description=trial.get("description", ""),
         proposer=trial.get("proposer", ""),
         gain=gain,
+    )
+
+
+def _noise(state: RunState, summary: dict[str, Any]) -> NoiseShown:
+    known = Noise.model_validate(summary["noise"])
+    deviation, share = known.deviation, known.uncertainty
+    return NoiseShown(
+        deviation=deviation,
+        uncertainty=deviation * share if deviation is not None and share is not None else None,
+        repeats=known.freedom,
+        carried=state.carried.freedom if state.carried is not None else 0,
     )
 
 

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, get_args
 
 from autoexp.runs.events import CheckEnded
+from autoexp.runs.measuring import noises
 from autoexp.runs.records import Decision, Trial
 from autoexp.runs.state import RunState
 from autoexp.session.snapshot import LEFT_OUT
@@ -52,6 +53,8 @@ def summary(state: RunState) -> dict[str, Any]:
         "baseline": _brief(state.trials[0]) if state.trials and state.trials[0].iteration == 0 else None,
         "best_trial": _brief(best) if best else None,
         "last_trials": [_brief(trial) for trial in state.trials[-3:]],
+        "noise": state.noise.model_dump(),
+        "noises": {name: found.model_dump() for name, found in noises(state.measurements).items()},
         "typical_seconds": round(median(seconds), 1) if seconds else None,
         "standing": standing(state),
         "standing_words": in_words(state),

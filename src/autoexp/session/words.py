@@ -66,6 +66,14 @@ def told(event: ev.Event) -> str:
             return f"{_number(event.trial.iteration)} record: {event.trial.status}"
         case ev.Decided():
             return f"{_number(event.iteration)} decide: {event.decision}: {_short(event.why)}"
+        case ev.LookAgain():
+            what = "the candidate" if event.of == "candidate" else "the best"
+            again = f"train {what} again with seed {event.seed}" if event.iteration else f"again with seed {event.seed}"
+            return f"{_number(event.iteration)} decide: {again}: {_short(event.why)}"
+        case ev.NoiseCarried():
+            known = event.noise.deviation
+            found = f"{known:.6f} from {', '.join(event.runs)}" if known is not None else "nothing from earlier runs"
+            return f"noise of a training: {found}"
         case ev.AgentCalled():
             took = f"{event.seconds:.0f} s"
             if event.input_tokens is not None or event.output_tokens is not None:

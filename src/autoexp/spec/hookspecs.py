@@ -63,7 +63,9 @@ def autoexp_record(state: RunState, context: Context) -> Event | None:
 
 @hookspec(firstresult=True)
 def autoexp_decide(state: RunState, context: Context) -> Event | None:
-    """Keep or drop the trial. Called in iteration order. Returns Decided. Since 0.1."""
+    """Keep or drop the trial. Called in iteration order. Returns Decided; LookAgain for another training first; or
+    NoiseCarried, to be called again. Since 0.1.
+    """
 
 
 @hookspec

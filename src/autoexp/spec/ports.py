@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from autoexp.runs.events import Event
-    from autoexp.runs.records import Best, Decision, Metric, Proposal, Trial
+    from autoexp.runs.records import Best, Decision, Evidence, Measurement, Metric, Noise, Proposal, Trial
     from autoexp.runs.state import RunState
     from autoexp.spec.context import Context
 
@@ -231,11 +231,75 @@ def edits_files(agent: Agent) -> bool:
     return bool(getattr(agent, "edits_files", True))
 
 
+@dataclass(frozen=True)
+class Case:
+    """All that a decision may hang on."""
+
+    trial: Trial
+    """The candidate's; its metric is the mean of its measurements."""
+    best: Best | None
+    """None for the first number there is."""
+    trials: Sequence[Trial]
+    """The decided ones, in order."""
+    metric: Metric
+    """What is optimised."""
+    candidate: Sequence[Measurement]
+    """All finished trainings of the candidate's program."""
+    incumbent: Sequence[Measurement]
+    """Those of the best."""
+    noise: Noise
+    """What all repeats of the run, and of earlier ones like it, tell of the noise."""
+    may_look: bool = True
+    """Whether another training may be asked for. An answer that asks although not counts as inconclusive."""
+    lines: int = 0
+    """Lines that the change adds to the program, less those that it deletes."""
+    memory_gb: float = 0.0
+    """Peak memory of the candidate's trainings; 0 where it is not known."""
+
+    @property
+    def best_trial(self) -> Trial | None:
+        """The trial that became the best."""
+        return next((t for t in self.trials if self.best is not None and t.iteration == self.best.iteration), None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule says of a case: a decision, or whom to train again before there can be one."""
+
+    decision: Decision
+    """When `look` is set, the decision if there can be no further training."""
+    why: str
+    """In words and numbers."""
+    look: Literal["candidate", "incumbent"] | None = None
+    """Whom to train again first; None: the decision stands."""
+    evidence: Evidence | None = None
+    """The numbers, for the record and for later decisions."""
+
+
 class Rule(Protocol):
-    """Decides whether a recorded trial becomes the best."""
+    """Decides whether a recorded trial becomes the best.
+
+    One that can ask for more trainings has a method `judge` (see `Judge`), and that is called instead.
+    """
 
     def decide(self, trial: Trial, best: Best | None, trials: Sequence[Trial], metric: Metric) -> tuple[Decision, str]:
         """The decision and its reason in words and numbers. Only called for a trial with a metric."""
+
+
+class Judge(Rule, Protocol):
+    """A rule that looks at all measurements, and may ask for more. Equal cases must have equal answers."""
+
+    def judge(self, case: Case) -> Verdict:
+        """Keep, discard or inconclusive, or another training of the candidate or of the best first."""
+
+
+class Foreseer(Judge, Protocol):
+    """A judge that looks at trainings under way, too."""
+
+    def foresee(self, case: Case, seed: int, curve: Sequence[tuple[float, float]]) -> Verdict | None:
+        """A verdict when the candidate's first training, with this (progress, loss) curve so far, is hopeless: it is
+        then ended. None to let it go on. `case.trial` has no metric yet.
+        """
 
 
 class Tracker(Protocol):

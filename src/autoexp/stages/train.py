@@ -12,6 +12,7 @@ from autoexp.runs.fairness import over_budget
 from autoexp.runs.records import Outcome, Taken
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.context import Context
+from autoexp.spec.foreseeing import hopeless, measured, seed
 from autoexp.spec.judging import evaluation, unjudged
 from autoexp.spec.markers import hookimpl
 from autoexp.spec.ports import Evaluation, Exit, Isolation, JobSpec, missing_isolation
@@ -38,19 +39,22 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
     iteration = state.open[context.iteration]
     folder = context.paths.attempt(context.iteration, context.attempt)
     executor = context.executor()
+    commit = iteration.again.commit if iteration.again is not None else iteration.commit
     if iteration.job is None:
         source = iteration.applied.source if iteration.applied else ""
+        if iteration.again is not None:
+            source = iteration.again.source
         why_unjudged = unjudged(state, context)
         judged = None
         if not why_unjudged:
-            judged = evaluation(state, context, iteration.commit, source, iteration.reevaluate)
+            judged = evaluation(state, context, commit, source, iteration.reevaluate)
         pid, why_not = None, _unisolated(state, context)
-        _put_aside_a_stranger(folder, iteration.commit)
+        _put_aside_a_stranger(folder, commit)
         if not (folder / JOB_FILE).exists():
             worktree = context.paths.worktree(iteration.slot)
-            context.repository.checkout(worktree, iteration.commit, context.settings.files.link, exactly=True)
+            context.repository.checkout(worktree, commit, context.settings.files.link, exactly=True)
             isolation = _isolation(iteration, context, judged is not None) if why_not is None else None
-            pid = executor.submit(_job(state, iteration, context, isolation, judged))
+            pid = executor.submit(_job(state, iteration, commit, context, isolation, judged))
         return TrainingStarted(
             iteration=context.iteration,
             attempt=context.attempt,
@@ -63,14 +67,18 @@ def autoexp_train(state: RunState, context: Context) -> Event | None:
             why_not_isolated=why_not or "",
         )
     ended = executor.poll(folder)
+    if ended is None and hopeless(state, iteration, folder, context):
+        executor.kill(folder)
+        ended = executor.poll(folder)
     if ended is None:
         return None
     expected = None
     if iteration.job.judged:
         checkpoint = Path(iteration.reevaluate) if iteration.reevaluate else folder / CHECKPOINT_FILE
-        expected = Judged(context.paths.seal_key, _key(context), iteration.commit, checkpoint)
+        expected = Judged(context.paths.seal_key, _key(context), commit, checkpoint)
     result = outcome(folder, state.metric, ended.status, ended.code, ended.wall_seconds, ended.reason, expected)
     result = _measured(state, iteration, context, result, ended)
+    result = measured(result, state, folder, commit, context)
     return TrainingEnded(iteration=context.iteration, attempt=context.attempt, outcome=result)
 
 
@@ -130,17 +138,22 @@ def _key(context: Context) -> str:
 
 
 def _job(
-    state: RunState, iteration: Iteration, context: Context, isolation: Isolation | None, judged: Evaluation | None
+    state: RunState,
+    iteration: Iteration,
+    commit: str,
+    context: Context,
+    isolation: Isolation | None,
+    judged: Evaluation | None,
 ) -> JobSpec:
     folder = context.paths.attempt(context.iteration, context.attempt)
     train = context.settings.train
     command = tuple(filled(word, context.workspace) for word in train.command)
     env = {
         "AUTOEXP_REPORT": str(folder / REPORT_FILE),
-        "AUTOEXP_SEED": str(state.seed),
+        "AUTOEXP_SEED": str(seed(state, iteration)),
         "AUTOEXP_BUDGET_SECONDS": f"{train.budget_seconds:g}",
         "AUTOEXP_GPUS": str(train.gpus),
-        "AUTOEXP_COMMIT": iteration.commit,
+        "AUTOEXP_COMMIT": commit,
         "PYTHONUNBUFFERED": "1",
     }
     if command[0].rsplit("/", 1)[-1] == "uv":

@@ -29,7 +29,7 @@ def autoexp_triage(state: RunState, context: Context) -> Event | None:
     outcome = iteration.outcome
     if outcome is None:  # train was not selected
         return _triaged(context, "give_up", "it was not trained")
-    if outcome.status == "success":
+    if outcome.status in ("success", "stopped"):
         return _triaged(context, "proceed", "")
     reruns = sum(failure.status in ("lost", "killed") for failure in iteration.failures)
     judged = outcome.evaluated_by == "judge"  # from the checkpoint, whatever the command can do
@@ -39,6 +39,8 @@ def autoexp_triage(state: RunState, context: Context) -> Event | None:
                 context, "reevaluate", f"the training is done, its evaluation was cut off: {outcome.reason}"
             )
         return _triaged(context, "rerun", outcome.reason)
+    if iteration.again is not None:  # the program has trained before: nothing of it is to be repaired
+        return _triaged(context, "give_up", outcome.reason)
     own = [failure for failure in iteration.failures if failure.status not in ("lost", "killed")]
     reevaluations = sum(failure.checkpoint is not None for failure in own)
     can = judged or context.settings.train.can_reevaluate

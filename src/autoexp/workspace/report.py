@@ -6,11 +6,13 @@ be encoded, and no content of any file is a reason to raise.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
 import signal
+import socket
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,12 @@ TAIL_BYTES = 1 << 20
 """How much of a log's end is searched for the summary: it is the last thing printed."""
 REPORT_BYTES = 4 << 20
 """A larger report is no report."""
+LIVE_BYTES = 4 << 20
+"""How much of metrics.jsonl is read for a live curve."""
+CURVE_POINTS = 20
+"""Of a loss curve: as many as the trainer's own report has."""
+SURROUNDINGS = ("device", "gpus", "data", "dtype", "torch", "profile", "budget_seconds")
+"""What a report says of where its numbers come from."""
 REASON_CHARACTERS = 2000
 NAME_CHARACTERS = 200
 PATH_CHARACTERS = 4096
@@ -219,6 +227,46 @@ def progress(folder: Path) -> dict[str, Any]:
             numbers = {name: value for name, value in fields.items() if finite(value) is not None}
             return {**numbers, **{k: words(v, NAME_CHARACTERS) for k, v in fields.items() if isinstance(v, str)}}
     return {}
+
+
+def live_curve(folder: Path) -> list[tuple[float, float]]:
+    """(progress, mean loss) along the training that goes on in `folder`, a point for each twentieth that is done: as a
+    finished one's report has it, from the lines of metrics.jsonl. Never raises.
+    """
+    bins: list[list[float]] = [[] for _ in range(CURVE_POINTS)]
+    reached = 0.0
+    for line in tail(folder / METRICS_FILE, LIVE_BYTES).splitlines():
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(fields, dict) or fields.get("phase") not in ("train", None):
+            continue
+        at, loss = finite(fields.get("progress")), finite(fields.get("loss"))
+        if at is not None and loss is not None and 0.0 <= at <= 1.0:
+            bins[min(int(at * CURVE_POINTS), CURVE_POINTS - 1)].append(loss)
+            reached = max(reached, at)
+    done = int(reached * CURVE_POINTS)
+    return [((index + 1) / CURVE_POINTS, sum(b) / len(b)) for index, b in enumerate(bins[:done]) if b]
+
+
+def machine(folder: Path, given: Mapping[str, Any]) -> str:
+    """A hash of what the numbers of the training in `folder` hang on beside program and seed: what its report says of
+    device, data and libraries, and what is `given`. Without a report, this host stands for the device.
+    """
+    report = _report(folder / REPORT_FILE)
+    told = {name: report.get(name) for name in SURROUNDINGS} if report is not None else {"host": socket.gethostname()}
+    if report is not None and isinstance(report.get("versions"), dict):
+        told["harness"] = report["versions"].get("autoexp")
+    text = json.dumps({**told, **given}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
+def short_curve(folder: Path) -> tuple[tuple[float, float], ...]:
+    """The loss curve of a report in at most twenty points."""
+    points = loss_curve(folder)
+    step = -(-len(points) // CURVE_POINTS)
+    return tuple(points[step - 1 :: step]) if points else ()
 
 
 def loss_curve(folder: Path) -> list[tuple[float, float]]:

@@ -246,6 +246,11 @@ class Repository:
         literal = [f":(top,literal){path}" for path in paths]
         return self.run("diff", *PLAIN_DIFF, base, commit, "--", *literal)
 
+    def growth(self, base: str, commit: str) -> int:
+        """Lines that a commit has more than `base`; what is no text counts as nothing."""
+        rows = (line.split("\t") for line in self.run("diff", "--numstat", "--no-ext-diff", base, commit).splitlines())
+        return sum(int(row[0]) - int(row[1]) for row in rows if row[0].isdigit() and row[1].isdigit())
+
     def uncommitted(self, paths: Sequence[str]) -> str:
         """The user's uncommitted edits of these paths, as a patch."""
         text = self.run("diff", *PLAIN_DIFF, "HEAD", "--", *paths)

@@ -116,7 +116,7 @@ class Run(Section):
     fallback: str = "search"
     """Asked when the proposer has nothing to propose, and instead of it under --no-stochastic."""
     executor: str = "local"
-    rule: str = "improvement"
+    rule: str = "confirm"
     trackers: tuple[str, ...] = ()
     workers: PositiveInt = 1
     max_attempts: PositiveInt = 3

@@ -1,0 +1,1 @@
+"""Decision rules side by side: simulated nights, and real trainings."""
