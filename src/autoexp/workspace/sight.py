@@ -14,7 +14,7 @@ from autoexp.workspace.trainer import PACKAGE
 
 HELD_OUT = ("val.rows", "test.rows")
 """Of a folder of prepared data: the rows that trials are judged by."""
-BUNDLED = "autoexp/model/bundled"
+BUNDLED = "model/bundled"
 """The package's own text, validation part included; only preparing reads it."""
 COMPILED = ("compiled", "device-batch")
 """Of the cache: what the trainer's harness writes there."""
@@ -80,10 +80,8 @@ def _required(workspace: Workspace, settings: Settings) -> list[Path]:
 
 
 def _held_out(readable: Iterable[Path]) -> list[Path]:
-    import autoexp
-
     places = [Path(path) for folder in readable for path in _rows(folder)]
-    return [*places, Path(autoexp.__file__).resolve().parents[1] / BUNDLED]
+    return [*places, Path(__file__).resolve().parents[1] / BUNDLED]
 
 
 def _rows(folder: Path) -> list[str]:
