@@ -40,9 +40,10 @@ def fitted(pool: Pool, widest: float = 0.1) -> list[Fitted]:
     rows = []
     for progress in PROGRESS:
         found = [
-            (name.startswith("same"), _at(each.curve, progress) - _at(rival.curve, progress), each.value - rival.value)
+            (name.startswith("same"), here - there, each.value - rival.value)
             for (name, seed), each in pool.items()
             if name != "base" and (rival := pool.get(("base", seed))) is not None
+            if (here := _at(each.curve, progress)) is not None and (there := _at(rival.curve, progress)) is not None
         ]
         same, lead, end = (np.array(column) for column in zip(*found, strict=True))
         near = np.abs(end) < widest
@@ -50,10 +51,11 @@ def fitted(pool: Pool, widest: float = 0.1) -> list[Fitted]:
         off = end - slope * lead
         own = float(np.sqrt(np.mean(off[same] ** 2)))
         large = near & ~same & (np.abs(end) > 2 * noise)
-        further = np.sqrt(np.mean(np.maximum(off[large] ** 2 - own**2, 0.0) / end[large] ** 2))
+        further = np.sqrt((np.maximum(off[large] ** 2 - own**2, 0.0) / end[large] ** 2).sum() / max(large.sum(), 1))
         rows.append(Fitted(progress, slope, own / noise, float(further), len(found)))
     return rows
 
 
-def _at(curve: tuple[tuple[float, float], ...], progress: float) -> float:
-    return float(np.mean([loss for at, loss in curve if progress - WINDOW + 1e-6 < at <= progress + 1e-6]))
+def _at(curve: tuple[tuple[float, float], ...], progress: float) -> float | None:
+    part = [loss for at, loss in curve if progress - WINDOW + 1e-6 < at <= progress + 1e-6]
+    return float(np.mean(part)) if part else None

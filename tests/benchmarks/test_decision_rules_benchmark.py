@@ -63,7 +63,8 @@ def made_up(seeds: int = 12) -> Pool:
     for seed in range(1, seeds + 1):
         add("base", seed, 0.0)
         add("good", seed, -0.006)
-        add("same-1", seed, 0.0)
+        for number in (1, 2, 3):
+            add(f"same-{number}", seed, 0.0)
     for number in range(1, 31):
         add(f"edit-{number}", 1, 0.01 * math.sin(number) + 0.01)
     return found
@@ -74,7 +75,7 @@ def test_the_fit_finds_what_the_curves_were_made_with() -> None:
     assert [row.progress for row in rows] == list(PROGRESS)
     for row in rows:
         assert row.slope == pytest.approx(0.1, rel=0.1)
-        assert row.noise < 0.8 and row.share < 0.2
+        assert row.noise < 1.0 and row.share < 0.2
 
 
 def test_the_products_rules_are_asked_about_real_cases() -> None:
@@ -83,7 +84,7 @@ def test_the_products_rules_are_asked_about_real_cases() -> None:
 
     rates = {name: [asked(pool, kind, rule, 60, 1).rate for kind in ("same", "good")] for name, rule in RULES.items()}
     assert rates["improvement"][0] > 0.2
-    assert rates["confirm"][0] < 0.1 < 0.6 < rates["confirm"][1]
+    assert rates["confirm"][0] < rates["improvement"][0] / 2 < 0.6 < rates["confirm"][1]
     ended = stopped(pool)
     assert ended["good"][0] == 0 and ended["edit, worse"][0] > ended["edit, worse"][1] / 3
 
@@ -118,7 +119,7 @@ def test_real_trainings_are_kept_and_not_made_twice(
         "--edits",
         "2",
         "--operations",
-        "2e8",
+        "2e9",
         "--jobs",
         "1",
     ]
@@ -127,7 +128,7 @@ def test_real_trainings_are_kept_and_not_made_twice(
     assert len(lines) == 11 and all(line["value"] and line["curve"] for line in lines)
     said = capsys.readouterr().out
     assert "noise from seed to seed" in said and "confirm" in said
-    assert decision_rules.main(["fit", *options]) == 0, "without data: all is there"
+    assert decision_rules.main(["real", *options, "--cases", "5"]) == 0, "without data: all is there"
     assert len(trainings.read_text().splitlines()) == 11
     with pytest.raises(SystemExit, match="give --data"):
         decision_rules.main(["fit", *options, "--seeds", "4"])

@@ -69,6 +69,20 @@ def test_repeats_are_attempts_with_paired_seeds_and_all_is_told(tmp_path: Path) 
     assert snapshot.load(lab.paths) == state
 
 
+def test_with_several_workers_decisions_stay_in_order_and_the_journal_tells_all(tmp_path: Path) -> None:
+    lab = noisy(tmp_path)
+    lab.start(3, "--rule", "confirm", "--workers", "2")
+    decided = [event.iteration for event in lab.events(ev.Decided)]
+    assert decided == [0, 1, 2, 3]
+    state = lab.state
+    assert state.open == {} and snapshot.load(lab.paths) == state
+    looks = lab.events(ev.LookAgain)
+    assert len(state.measurements) == 4 + len(looks) == len(set(lab.trainings()))
+    for trial in state.trials:
+        own = [m for m in state.measured(trial.source, trial.commit) if m.iteration == trial.iteration]
+        assert trial.metric == pytest.approx(mean(own))
+
+
 def test_earlier_runs_tell_the_noise_where_all_is_the_same(tmp_path: Path) -> None:
     lab = noisy(tmp_path)
     lab.start(0, "--rule", "confirm")

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoexp.model import attention, memory
+from autoexp.model import attention, chance, memory
 from autoexp.model.audit import check_causal, check_probabilities
 from autoexp.model.clock import Optimizer, Rewind, TrainingClock, seconds_since_process_start
 from autoexp.model.compiling import compile_regions, eager, use_caches
@@ -109,6 +109,7 @@ class Trial:
         random.seed(self.seed)
         np.random.seed(self.seed % 2**32)
         torch.manual_seed(self.seed)  # of every device
+        chance.hold(self.observer.say)
         self.fact = memory.fact_path(self.source, self.device.name, self.device.total_memory(), environ)
         self.telemetry = watch(self.device, environ) if self.world.leads else None
         self.profiler = StepProfiler.asked_for(self.device.torch_device, environ) if self.world.leads else None
