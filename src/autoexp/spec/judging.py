@@ -10,6 +10,7 @@ from autoexp.spec.ports import Evaluation
 from autoexp.workspace.constants import declared
 from autoexp.workspace.contract import can_be_judged, script_of
 from autoexp.workspace.seals import ensure_key
+from autoexp.workspace.sight import TRIED
 
 if TYPE_CHECKING:
     from autoexp.runs.state import RunState
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 METRIC = "val_bpb"
 """What the judge computes."""
-TRIED = ("cpu",)
-"""Profiles on whose machines the judge was run: by default it evaluates there, and elsewhere when it is asked for."""
 
 
 def evaluates(executor: Executor) -> bool:
