@@ -726,6 +726,7 @@ def status() -> str:
         ("Paths", "in `paths`"),
         ("Limit", "in `limits`"),
         ("Down", "in `unreachable`"),
+        ("Asked", "in `asked`"),
         ("Spending", "in `spent`"),
         ("Spent", "in `spent.agents`, and in `show`"),
     ):

@@ -296,6 +296,7 @@ class Session:
             log=self.log,
             note=lambda text, key: self._note(text, key, step.iteration),
             called=self.append,
+            asked=self.append,
             remember=self._remember,
             stop=lambda: self.stopped_by is not None or self._asked_to_end(),
         )

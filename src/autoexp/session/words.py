@@ -65,6 +65,9 @@ def told(event: ev.Event) -> str:
             return f"{_number(event.trial.iteration)} record: {event.trial.status}"
         case ev.Decided():
             return f"{_number(event.iteration)} decide: {event.decision}: {_short(event.why)}"
+        case ev.AgentAsked():
+            once = f"try {event.number} of {event.tries}, at most {event.timeout_seconds:g} s"
+            return f"{_number(event.iteration)} {event.stage}: {event.agent} is asked ({once})"
         case ev.AgentCalled():
             took = f"{event.seconds:.0f} s"
             if event.input_tokens is not None or event.output_tokens is not None:
