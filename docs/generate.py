@@ -766,6 +766,7 @@ def status() -> str:
         ("Paths", "in `paths`"),
         ("Limit", "in `limits`"),
         ("Down", "in `unreachable`"),
+        ("Asked", "in `asked`"),
         ("Spending", "in `spent`"),
         ("Spent", "in `spent.agents`, and in `show`"),
         ("CheckShown", "in `check` and `audit`; also of `autoexp audit`, `reproduce` and `ablate --json`"),

@@ -50,6 +50,10 @@ EXAMPLES: dict[type, tuple[list[Any], Any]] = {
     ev.ProbeOpened: ([], ev.ProbeOpened(iteration=1, commit="0" * 40, why="3 failed alike")),
     ev.Excused: (ITERATION, ev.Excused(iterations=(1,), why="data is missing: x")),
     ev.Noted: ([], ev.Noted(text="hello")),
+    ev.AgentAsked: (
+        [],
+        ev.AgentAsked(iteration=1, attempt=1, stage="propose", agent="a", number=1, tries=2, timeout_seconds=600.0),
+    ),
     ev.AgentCalled: ([], ev.AgentCalled(iteration=1, attempt=1, stage="propose", agent="a", seconds=1.0)),
     ev.GuidanceGiven: ([], ev.GuidanceGiven(text="no dropout")),
     ev.GuidanceWithdrawn: ([ev.GuidanceGiven(text="no dropout")], ev.GuidanceWithdrawn(number=1)),

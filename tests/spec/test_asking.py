@@ -63,6 +63,7 @@ class Surroundings(SimpleNamespace):
             "settings": settings,
             "agents": {"a": agent},
             "called": self.calls.append,
+            "asked": lambda event: None,
         }
         paths = RunPaths(Path("/run"))
         super().__init__(**{**fields, "paths": paths, "log": lambda text: None, "stop": lambda: False, **more})

@@ -35,8 +35,8 @@ FIRST = "Propose the next experiment."
 """The first line, which tells a program what is asked."""
 ANSWER = """\
 Answer with one JSON object and nothing after it. Its keys, all of them text and none of them empty:
-- "status": "ok", or "need_input" when only a person can settle a question; then ask it in "description". Nobody waits \
-for the answer: it comes in a later brief.
+- "status": "ok", or "need_input" when only a person can settle a question; then ask it in "description", and leave \
+the other keys out. Nobody waits for the answer: it comes in a later brief.
 - "description": the change in one plain sentence, for the table of trials.
 - "change_plan": which edits to make where, exactly enough to make them, and why they should help.
 - "commit_description": the message of the commit.

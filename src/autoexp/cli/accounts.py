@@ -23,6 +23,7 @@ def iterations(report: Status) -> str:
 def told(report: Status) -> list[tuple[str, str]]:
     """What does not answer, what is left of the budget, what the agents took: fields, as many as there are."""
     found = [("agent" if not index else "", down.words) for index, down in enumerate(report.unreachable)]
+    found += [("asked" if not index else "", call.words) for index, call in enumerate(report.asked)]
     found += [("budget" if not index else "", limit(each)) for index, each in enumerate(report.limits)]
     if report.spent.calls:
         found.append(("spent", spending(report.spent)))

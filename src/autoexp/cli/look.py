@@ -1,4 +1,4 @@
-"""log, show, plugins: look at what was done, and at what does it. They change nothing."""
+"""runs, log, show, plugins: look at what was done, and at what does it. They change nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,23 @@ if TYPE_CHECKING:
 
 @hookimpl
 def autoexp_register_commands(app: typer.Typer) -> None:
+    app.command()(runs)
     app.command()(log)
     app.command()(show)
     app.command()(plugins)
+
+
+def runs(json: AsJson = False) -> None:
+    """List all runs of the workspace, the oldest first."""
+    from autoexp.cli import render
+    from autoexp.session.listing import listed
+    from autoexp.workspace.paths import find_workspace
+
+    found = listed(find_workspace())
+    if json:
+        render.show_json([each.model_dump(mode="json") for each in found])
+    else:
+        render.show_runs(found)
 
 
 def log(

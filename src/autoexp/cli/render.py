@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from autoexp.cli import accounts
 if TYPE_CHECKING:
     from autoexp.runs.records import Question
     from autoexp.runs.state import RunState
+    from autoexp.session.listing import Listed
     from autoexp.session.looking import Plugins, Row, Shown
     from autoexp.session.standing import CheckShown
     from autoexp.session.status import InProgress, NoiseShown, Status
@@ -232,8 +234,8 @@ def run_flag(folder: Path) -> str:
     """What commands need to mean this run; nothing for the newest, which they mean by themselves."""
     from autoexp.workspace.paths import Workspace
 
-    newest = Workspace(folder.parents[2]).run_ids()[-1:]
-    return "" if newest == [folder.name] else f" --run-id {folder.name}"
+    newest = Workspace(folder.parents[2]).newest()
+    return "" if newest == folder.name else f" --run-id {folder.name}"
 
 
 def bar(fraction: float, width: int) -> str:
@@ -329,6 +331,20 @@ def checks(state: RunState) -> Iterator[str]:
     for check in state.checks:
         said = f"{check.verdict.finding}: {check.verdict.words}" if check.verdict is not None else progress(check)
         yield clean(f"{check.key}  {said}")
+
+
+def show_runs(found: Sequence[Listed]) -> None:
+    """A run a line, the oldest first."""
+    names = max((len(each.run_id) for each in found), default=0)
+    for each in found:
+        state = "live" if each.live else each.ended or "not begun"
+        best = f"{each.metric} {each.best:.6f}" if each.best is not None else "no result"
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.created_at))
+        many = f"{each.iterations_completed} iteration{'' if each.iterations_completed == 1 else 's'}"
+        text = f"{each.run_id:<{names}}  {began}  {many:>15}  {best:<22}  {clean(state)}"
+        say(paint(cut(text, width()), "green" if each.live else ""))
+    if not found:
+        say("there is no run yet: autoexp start --loops 5")
 
 
 def show_iteration(found: Shown) -> None:

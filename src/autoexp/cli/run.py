@@ -36,6 +36,7 @@ def start(
 ) -> None:
     """Begin a run: set-up, baseline, then --loops iterations, or as many as a budget allows."""
     from autoexp.runs.plan import select
+    from autoexp.session.background import refuse_beside
     from autoexp.session.create import create_run
     from autoexp.session.planning import first_plan
     from autoexp.workspace.paths import find_workspace
@@ -46,6 +47,8 @@ def start(
     stages = select(flags.only, flags.loop_only, flags.from_stage, flags.to_stage)
     plan = first_plan(settings, stages, flags.loops, flags.changes())
     proposal = _proposal(flags.proposal_file)
+    if run_id is None:
+        refuse_beside(workspace)
     paths = create_run(workspace, settings, plan, run_id, branch)
     _queue(paths, proposal)
     _work(workspace, paths, flags.background_train, json)
@@ -99,11 +102,11 @@ def stop(
     json: AsJson = False,
 ) -> None:
     """Stop a run at a safe point: iterations under way are finished first, unless --now."""
-    from autoexp.session.stopping import stop_run
+    from autoexp.session.stopping import stop_run, to_stop
     from autoexp.workspace.paths import find_workspace
 
     workspace = find_workspace()
-    paths = workspace.existing(run_id)
+    paths = to_stop(workspace, run_id)
     tell(paths, json, stop_run(workspace, paths, now))
 
 

@@ -22,6 +22,10 @@ def taken(state: RunState, request: str | None) -> tuple[str, ...]:
     return (*state.requests, request)[-100:] if request else state.requests
 
 
+def agent_asked(state: RunState, event: ev.AgentAsked) -> Changes:
+    return {"asking": {**state.asking, event.iteration: event}}
+
+
 def agent_called(state: RunState, event: ev.AgentCalled) -> Changes:
     conversations = state.conversations
     if event.conversation:
@@ -32,6 +36,7 @@ def agent_called(state: RunState, event: ev.AgentCalled) -> Changes:
         "spent": _added(state.spent, event),
         "agents": {**state.agents, event.agent: after},
         "conversations": conversations,
+        "asking": {number: asked for number, asked in state.asking.items() if number != event.iteration},
     }
 
 

@@ -226,6 +226,24 @@ class NoiseCarried(_Event):
     """Their names."""
 
 
+class AgentAsked(_Event):
+    """A call of an agent begins. What came of it is `agent_called`; a killed session leaves it without an end."""
+
+    type: Literal["agent_asked"] = "agent_asked"
+    iteration: int
+    attempt: int
+    stage: Literal["propose", "apply", "triage"]
+    """What it is asked for."""
+    agent: str
+    """Its registered name."""
+    number: int
+    """Which try it is, counted from 1; a call that is repeated after an outage is the same try."""
+    tries: int
+    """How many there are at most."""
+    timeout_seconds: float
+    """Wall time after which the call is ended."""
+
+
 class AgentCalled(_Event):
     """One call of an agent, good or bad: what it took, and where all that was said is kept."""
 
@@ -462,6 +480,7 @@ Event = (
     | Decided
     | LookAgain
     | NoiseCarried
+    | AgentAsked
     | AgentCalled
     | GuidanceGiven
     | GuidanceWithdrawn

@@ -103,6 +103,8 @@ class RunState(Record):
     spent: Spent = Spent()
     agents: dict[str, AgentRecord] = {}
     """By the name of each agent that was called."""
+    asking: dict[int, ev.AgentAsked] = {}
+    """The calls of agents that are under way, by iteration."""
     conversations: dict[int, tuple[str, str]] = {}
     """(agent, its name for the conversation) of the iterations under way and of the one that is being proposed."""
     guidance: tuple[Guidance, ...] = ()

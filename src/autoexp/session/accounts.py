@@ -52,6 +52,49 @@ class Down(BaseModel):
     """All that in a sentence, with who has the ideas meanwhile."""
 
 
+class Asked(BaseModel):
+    """A call of an agent that is under way."""
+
+    model_config = ConfigDict(extra="forbid")
+    agent: str
+    """Its name."""
+    iteration: int
+    """What it is asked about."""
+    stage: str
+    """What for: propose, apply or triage."""
+    since: float
+    """Seconds since the epoch: when it was asked."""
+    number: int
+    """Which try it is, counted from 1."""
+    tries: int
+    """How many there are at most."""
+    ends: float
+    """Seconds since the epoch: when the call is ended, whatever became of it."""
+    words: str
+    """All that in a sentence."""
+
+
+def asked(state: RunState, now: float) -> list[Asked]:
+    """The calls under way; `now` is in seconds since the epoch."""
+    for_what = {"propose": "for an idea", "apply": "to make the edits", "triage": "about the failure"}
+    found = []
+    for number, event in sorted(state.asking.items()):
+        words = (
+            f"{event.agent}, {for_what[event.stage]} (iteration {number}): {_minutes(now - event.at)} ago, "
+            f"try {event.number} of {event.tries}, ends at {_minutes(event.timeout_seconds)} at the latest"
+        )
+        known = event.model_dump(include={"agent", "iteration", "stage", "number", "tries"})
+        found.append(Asked(**known, since=event.at, ends=event.at + event.timeout_seconds, words=words))
+    return found
+
+
+def _minutes(seconds: float) -> str:
+    """1:02:03, or 2:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def limits(state: RunState, now: float | None = None) -> list[Limit]:
     """The limits of the run. `now` counts a live session up to the present, not only up to its last event."""
     used: dict[str, float | None] = dict(budget.used(state))

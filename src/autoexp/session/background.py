@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from autoexp.errors import AutoexpError
+from autoexp.errors import AutoexpError, RunError
 from autoexp.runs.plan import next_stages
 from autoexp.session import requests
 from autoexp.session.snapshot import load
@@ -25,6 +25,21 @@ POLL_SECONDS = 0.02
 def live(paths: RunPaths) -> bool:
     """Whether a session works on the run."""
     return held(paths.lock)
+
+
+def live_runs(workspace: Workspace) -> list[str]:
+    """The runs that a session works on, the oldest first."""
+    return [name for name in workspace.run_ids() if live(workspace.run(name))]
+
+
+def refuse_beside(workspace: Workspace) -> None:
+    """Raise RunError when a run is live: a second one, which competes for its devices, is begun by its name only."""
+    if names := live_runs(workspace):
+        what = f"run {names[0]} is live" if len(names) == 1 else f"the runs {', '.join(names)} are live"
+        raise RunError(
+            f"{what} in this workspace, and a second one would compete for its devices",
+            f"autoexp watch, or autoexp resume --run-id {names[-1]} --loops 5; beside it: autoexp start --run-id NEW",
+        )
 
 
 def spawn(paths: RunPaths) -> int:

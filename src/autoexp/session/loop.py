@@ -35,6 +35,7 @@ from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
 from autoexp.session import checking, memory, requests, snapshot, surroundings, views
 from autoexp.session.foresight import doubts, may_propose, refuse_endless, refuse_missing
+from autoexp.session.stopping import only_waits
 from autoexp.session.words import told, write_line
 from autoexp.spec.context import Context, pick
 from autoexp.spec.ports import Tracker
@@ -200,7 +201,7 @@ class Session:
             self._take_requests(fresh=False)
             if self.stopped_by is not None:
                 raise Interrupted(f"stopped by {self.stopped_by}", f"autoexp resume --run-id {self.paths.run_id}")
-            if self._end_now:
+            if self._end_now or (self.state.stopping and only_waits(self.paths, self.state)):
                 self._kill_jobs()
                 return
             steps = next_stages(self.state, self.state.plan)
@@ -308,6 +309,7 @@ class Session:
             log=self.log,
             note=lambda text, key: self._note(text, key, step.iteration),
             called=self.append,
+            asked=self.append,
             remember=self._remember,
             stop=lambda: self.stopped_by is not None or self._asked_to_end(),
         )

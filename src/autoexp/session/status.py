@@ -13,7 +13,19 @@ from autoexp.runs import budget
 from autoexp.runs.auditing import audit_of_best
 from autoexp.runs.records import Guidance, Noise, Question
 from autoexp.runs.state import RunState
-from autoexp.session.accounts import Down, Limit, Spending, limits, more, seconds_left, spending, unreachable
+from autoexp.session import requests
+from autoexp.session.accounts import (
+    Asked,
+    Down,
+    Limit,
+    Spending,
+    asked,
+    limits,
+    more,
+    seconds_left,
+    spending,
+    unreachable,
+)
 from autoexp.session.background import live
 from autoexp.session.snapshot import LEFT_OUT, load
 from autoexp.session.standing import CheckShown, Standing, check_shown
@@ -26,6 +38,7 @@ from autoexp.workspace.report import progress
 Phase = Literal["setup", "baseline", "loop", "done"]
 
 
+STOPS = "; then it stops, as was asked (at once: autoexp stop --now)"
 SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "last_trials", "noise", "typical_seconds"}
 SUMMARY |= {"standing", "standing_words"}
 """What is taken from `views.summary`."""
@@ -128,7 +141,7 @@ class Status(BaseModel):
     in_progress: list[InProgress]
     eta_seconds: float | None
     """Until the target is reached or the hours or trainings of the budget are used up, by the median of the trials so
-    far."""
+    far; null while nothing trains and an agent is waited for."""
     ended: str | None
     """How the last session ended, when none is live."""
     stop_reason: str | None
@@ -139,6 +152,10 @@ class Status(BaseModel):
     """What the agents took, as they report it."""
     unreachable: list[Down]
     """Agents that do not answer."""
+    asked: list[Asked]
+    """Calls of agents that are under way."""
+    stop_asked: bool
+    """Whether the live session was asked to stop, and has not yet."""
     hint: str | None
     queued: int
     """Proposals of people that wait."""
@@ -173,6 +190,8 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
     working = [_in_progress(paths, state, number) for number in sorted(state.open)]
     baseline = summary["baseline"]["metric"] if summary["baseline"] else None
     bounds = limits(state, time.time() if alive else None)
+    calls = asked(state, time.time()) if alive else []
+    stopping = alive and (state.stopping or any(request.kind == "stop" for _, request, _ in requests.waiting(paths)))
     return Status(
         run_id=state.run_id,
         branch=state.branch,
@@ -180,7 +199,7 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         live=alive,
         pid=state.session.pid if alive and state.session else None,
         phase=_phase(state, summary),
-        waiting_on=_waiting_on(paths, state, summary, alive, working),
+        waiting_on=_waiting_on(paths, state, summary, alive, working, stopping),
         setup_done=state.setup_done,
         baseline_done=state.baseline_closed,
         iterations_completed=summary["iterations_completed"],
@@ -194,12 +213,14 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         noise=_noise(state, summary),
         kept_commit=state.best.commit if state.best else None,
         in_progress=working,
-        eta_seconds=_eta(state, summary, working, bounds) if alive else None,
+        eta_seconds=_eta(state, summary, working, bounds) if alive and (working or not calls) else None,
         ended=_ended(state, alive),
         stop_reason=_stop_reason(state, alive),
         limits=bounds,
         spent=spending(state),
         unreachable=unreachable(state, _latest(state, summary)),
+        asked=calls,
+        stop_asked=stopping,
         hint=_hint(state, summary, working) if not alive else None,
         queued=len(queued(paths)) + paths.override.exists(),
         notes=[note.text for note in state.notes],
@@ -322,7 +343,7 @@ def training_alone(paths: RunPaths, state: RunState) -> list[int]:
 
 
 def _waiting_on(
-    paths: RunPaths, state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress]
+    paths: RunPaths, state: RunState, summary: dict[str, Any], alive: bool, working: list[InProgress], stopping: bool
 ) -> str:
     if state.check is not None:
         return _waiting_on_check(paths, state, alive)
@@ -343,7 +364,8 @@ def _waiting_on(
             return "nothing: the target is reached; autoexp resume --loops N does more"
         return f"nothing: the budget has ended it; {_hint(state, summary, working)} does more"
     if not working:
-        return "setup" if not state.setup_done else ("baseline" if not state.baseline_closed else "a proposal")
+        what = "setup" if not state.setup_done else ("baseline" if not state.baseline_closed else "a proposal")
+        return what + (STOPS if stopping else "")
     words = []
     for item in working:
         name = f"iteration {item.iteration}" if item.iteration else "baseline"
@@ -351,7 +373,7 @@ def _waiting_on(
         if item.waits_for_device:
             done = " (waits for the device: another training is on it)"
         words.append(f"{name}: {item.stage}{done}")
-    return ", ".join(words) + ("; then it stops, as was asked" if state.stopping else "")
+    return ", ".join(words) + (STOPS if stopping else "")
 
 
 def _waiting_on_check(paths: RunPaths, state: RunState, alive: bool) -> str:

@@ -249,7 +249,8 @@ def _placed(paths: RunPaths, path: Path, proposal: Proposal, others: list[str]) 
     state, alive = state_of(paths), live(paths)
     queue = [item for item in waiting(paths) if not item.problem]  # what cannot be used is passed over
     place = next((n for n, item in enumerate(queue, 1) if item.path == str(path)), 1)
-    iteration = state.next_number + place - 1
+    asked = alive and state.next_number in state.asking  # its idea is an agent's, unless that fails
+    iteration = state.next_number + place - (not asked)
     hint = ""
     target = state.plan.target
     if target is not None and iteration > target:
@@ -262,6 +263,9 @@ def _placed(paths: RunPaths, path: Path, proposal: Proposal, others: list[str]) 
         when = f"as iteration {iteration}, when the run goes on"
     else:
         when = f"as iteration {iteration}, when those before it are under way"
+    if asked and place == 1:
+        agent = state.asking[state.next_number].agent
+        when += f" ({agent} is being asked for {state.next_number}: should it fail, as that)"
     return Placed(
         run_id=paths.run_id,
         path=str(path),

@@ -74,6 +74,9 @@ def told(event: ev.Event) -> str:
             known = event.noise.deviation
             found = f"{known:.6f} from {', '.join(event.runs)}" if known is not None else "nothing from earlier runs"
             return f"noise of a training: {found}"
+        case ev.AgentAsked():
+            once = f"try {event.number} of {event.tries}, at most {event.timeout_seconds:g} s"
+            return f"{_number(event.iteration)} {event.stage}: {event.agent} is asked ({once})"
         case ev.AgentCalled():
             took = f"{event.seconds:.0f} s"
             if event.input_tokens is not None or event.output_tokens is not None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from autoexp.errors import AgentError
 from autoexp.runs.records import Edit, Proposal
@@ -47,6 +47,15 @@ class ProposeAnswer(Proposal):
     """What it learned from the last trials."""
     idea: Annotated[int | None, BeforeValidator(_number)] = None
     """The number of the kept idea that the proposal takes up."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_asks(cls, value: Any) -> Any:
+        """A question needs no more than its words."""
+        if isinstance(value, dict) and value.get("status") == "need_input" and value.get("description"):
+            words = dict.fromkeys(("change_plan", "commit_description"), value["description"])
+            return {**value, **{name: value.get(name) or text for name, text in words.items()}}
+        return value
 
     @property
     def proposal(self) -> Proposal:

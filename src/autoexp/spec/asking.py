@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import BaseModel
 
 from autoexp.errors import AgentError, AutoexpError, Interrupted, UnreachableError
-from autoexp.runs.events import AgentCalled
+from autoexp.runs.events import AgentAsked, AgentCalled
 from autoexp.runs.records import AgentRecord
 from autoexp.runs.resting import manner
 from autoexp.spec.answers import amount, judged, number, plain
@@ -24,6 +24,7 @@ from autoexp.spec.transcripts import latest
 
 if TYPE_CHECKING:
     from autoexp.spec.context import Context
+    from autoexp.workspace.settings import Agent as AgentSettings
 
 A = TypeVar("A", bound=BaseModel)
 BACK_OFF_SECONDS = 2.0
@@ -95,6 +96,7 @@ def ask_for(
             env=settings.env,
             stop=context.stop,
         )
+        context.asked(_asked(context, stage, name, number + 1, settings))
         began, found = time.monotonic(), None
         try:
             said = _sound(agent.ask(question))
@@ -145,6 +147,18 @@ def ask_for(
     calls = f"{settings.tries} call" + ("" if settings.tries == 1 else "s")
     kind = UnreachableError if how == "once" else AgentError
     raise kind(f"no usable answer in {calls}; the last problem: {problem}", NEXT)
+
+
+def _asked(context: Context, stage: Any, name: str, number: int, settings: AgentSettings) -> AgentAsked:
+    return AgentAsked(
+        iteration=context.iteration,
+        attempt=context.attempt,
+        stage=stage,
+        agent=name,
+        number=number,
+        tries=settings.tries,
+        timeout_seconds=settings.timeout_seconds,
+    )
 
 
 def _joined(prompt: str, complaint: str) -> str:

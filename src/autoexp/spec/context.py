@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from autoexp.errors import UsageError
 
 if TYPE_CHECKING:
-    from autoexp.runs.events import AgentCalled, IdeaHad, IdeaTried, LessonLearned, QuestionAsked
+    from autoexp.runs.events import AgentAsked, AgentCalled, IdeaHad, IdeaTried, LessonLearned, QuestionAsked
     from autoexp.runs.records import Plan
     from autoexp.spec.ports import Agent, Executor, Proposer, Rule
     from autoexp.workspace.paths import RunPaths, Workspace
@@ -42,6 +42,8 @@ class Context:
     """(text, key): a remark for the journal, once for each key."""
     called: Callable[[AgentCalled], None] = field(default=lambda event: None)
     """Puts a call of an agent into the journal, at once: what it took counts also when the stage is cut off."""
+    asked: Callable[[AgentAsked], None] = field(default=lambda event: None)
+    """Puts the beginning of such a call into the journal, for those who look on."""
     remember: Callable[[Remembered], None] = field(default=lambda event: None)
     """Puts a question, an idea or a lesson into the journal, at once; one that is in there already, only once."""
     stop: Callable[[], bool] = field(default=lambda: False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from autoexp.errors import AgentError, NothingToProposeError, PreconditionError, ProposalError, UnreachableError
 from autoexp.runs.events import Event, Proposed, QuestionAsked
 from autoexp.runs.records import Proposal, chosen
@@ -47,6 +49,8 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
     failures: dict[str, AgentError | PreconditionError] = {}
     question = ""
     for name in dict.fromkeys(names):
+        if failures and (taken := _meanwhile(state, context, failures)) is not None:
+            return taken
         try:
             proposal = pick(context.proposers, name, "proposer").propose(state, context)
         except (AgentError, PreconditionError) as error:
@@ -62,6 +66,8 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
         if proposal is not None:  # the question is with the person; the night goes on with somebody else's idea
             question = _asks(proposal, name, context)
         context.log(f"propose: {name} has nothing to propose")
+    if (failures or question) and (taken := _meanwhile(state, context, failures)) is not None:
+        return taken
     for name, failure in failures.items():
         # One that is down was not waited for, because somebody else was to go on; as nobody can, it is. And one that
         # answers badly is no reason to end a night while it is not out of order.
@@ -85,6 +91,13 @@ def _ask(state: RunState, context: Context) -> tuple[Proposal, str]:
         f"search moves the ALL_CAPS constants of {', '.join(context.settings.files.editable)}",
         "give more values a name in capitals, or: autoexp propose --patch FILE",
     )
+
+
+def _meanwhile(state: RunState, context: Context, failed: Collection[str]) -> tuple[Proposal, str] | None:
+    """What a person has left while an agent was asked that then had no idea: it comes before the fallback's."""
+    agent = context.agent()
+    refusal = f"{agent} does not answer at present" if agent in failed else _refusal(state, context)
+    return claim(context.paths, context.iteration, context.note, refusal)
 
 
 def _asks(proposal: Proposal, name: str, context: Context) -> str:

@@ -34,7 +34,7 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
     command = filled(settings.train.command[0], context.workspace)
     if shutil.which(command) is None and not (context.workspace.root / command).exists():
         raise PreconditionError(
-            f"the training command {command!r} is not on PATH", f"install {command}, then: autoexp resume"
+            f"the training command {command!r} is not on PATH", f"install {command}, then: {_resume(context)}"
         )
     missing = missing_data(context.workspace, context.settings)
     if missing:
@@ -49,6 +49,11 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
     return SetupDone(details={"editable": ", ".join(editable), "data": "ready"})
 
 
+def _resume(context: Context) -> str:
+    """What goes on with this run: while its set-up has failed, no other command means it by itself."""
+    return f"autoexp resume --run-id {context.paths.run_id}"
+
+
 def _links(context: Context) -> list[str]:
     """Links on the way to the runs: for git a link is a file, which the pattern of what is behind it does not name."""
     root, runs = context.workspace.root, context.workspace.runs
@@ -61,10 +66,10 @@ def _prepare(context: Context, missing: list[str]) -> None:
     command = [filled(word, context.workspace) for word in settings.command or ()]
     by_hand = "autoexp prepare"
     if not context.plan.auto_prepare or not command:
-        raise PreconditionError(f"data is missing: {', '.join(missing)}", f"{by_hand}, then: autoexp resume")
+        raise PreconditionError(f"data is missing: {', '.join(missing)}", f"{by_hand}, then: {_resume(context)}")
     if shutil.which(command[0]) is None:
         raise PreconditionError(
-            f"the prepare command {command[0]!r} is not on PATH", f"install {command[0]}, then: autoexp resume"
+            f"the prepare command {command[0]!r} is not on PATH", f"install {command[0]}, then: {_resume(context)}"
         )
     log = context.paths.folder / "prepare.log"
     context.log(f"setup: preparing data: {' '.join(command)} (log: {log})")
@@ -90,12 +95,12 @@ def _prepare(context: Context, missing: list[str]) -> None:
             )
     except Stopped as error:
         if context.stop():
-            raise Interrupted("stopped while preparing data", "autoexp resume") from error
+            raise Interrupted("stopped while preparing data", _resume(context)) from error
         raise AutoexpError(f"preparing data took longer than {settings.timeout_seconds:g} s", f"see {log}") from error
     finally:
         lock.release()
     if code:
         said = " ".join(tail(log, 2000).strip().splitlines()[-2:])
-        raise PreconditionError(f"preparing data failed (exit {code}): {said}", f"{by_hand}, then: autoexp resume")
+        raise PreconditionError(f"preparing data failed (exit {code}): {said}", f"{by_hand}, then: {_resume(context)}")
     if missing := missing_data(context.workspace, context.settings):
         raise PreconditionError(f"data is still missing after preparing: {', '.join(missing)}", f"see {log}")

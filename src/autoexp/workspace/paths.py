@@ -85,24 +85,37 @@ class Workspace:
 
     def run_ids(self) -> list[str]:
         """The runs that have a journal, the oldest first."""
+        return [name for _, name in self.created()]
+
+    def created(self) -> list[tuple[float, str]]:
+        """(when it was made, in seconds since the epoch, its id) of the runs that have a journal, the oldest first."""
         found = []
         if self.runs.is_dir():
             for folder in self.runs.iterdir():
                 created = _created_at(folder / "history.jsonl")
                 if created is not None and not folder.name.startswith("."):
                     found.append((created, folder.name))
-        return [name for _, name in sorted(found)]
+        return sorted(found)
+
+    def newest(self) -> str | None:
+        """The newest run; one whose set-up failed, and which never was at work, only where there is no other."""
+        known = self.run_ids()
+        began = next((name for name in reversed(known) if not _stillborn(self.runs / name)), None)
+        return began or (known[-1] if known else None)
 
     def existing(self, run_id: str | None) -> RunPaths:
         """The run with this id, by default the newest. Raises RunError that names those there are."""
-        known = self.run_ids()
         if run_id is None:
-            if not known:
+            newest = self.newest()
+            if newest is None:
                 raise RunError(f"there is no run yet in {self.root}", "autoexp start --loops 5")
-            return RunPaths(self.runs / known[-1])
+            return RunPaths(self.runs / newest)
         paths = self.run(run_id)
         if not paths.journal.exists():
-            names = f"the runs are {', '.join(known[-5:])}" if known else "autoexp start --loops 5"
+            known = self.run_ids()
+            names = f"the runs are {', '.join(known)}" if known else "autoexp start --loops 5"
+            if len(known) > 5:
+                names = f"autoexp runs (it lists all {len(known)}; the newest are {', '.join(known[-5:])})"
             raise RunError(f"there is no run {run_id!r} in {self.root}", names)
         return paths
 
@@ -265,6 +278,15 @@ def default_branch() -> str:
     """`autoresearch/<mmmdd>`, for example autoresearch/mar8."""
     today = date.today()
     return f"autoresearch/{today:%b}{today.day}".lower()
+
+
+def _stillborn(folder: Path) -> bool:
+    """Whether all that a run has come to is an error of its set-up."""
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        return not state["setup_done"] and bool(state["closed"]["exit_code"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # a view that is missing, or one of a run that nobody has closed
 
 
 def _created_at(journal: Path) -> float | None:
