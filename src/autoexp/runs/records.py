@@ -142,6 +142,13 @@ class Trial(Record):
     excused: bool = False
     """It failed through no fault of its own: what it tried counts as not tried."""
 
+    @property
+    def verdict(self) -> str:
+        """The decision in a word, for people: what was never trained is no crash."""
+        if self.decision == "crash" and self.status == "untrained":
+            return "untrained"
+        return self.decision or "pending"
+
 
 class Spent(Record):
     """What the agents of a run have taken, as they report it."""
