@@ -284,6 +284,27 @@ def test_declared_ranges_are_the_whole_space() -> None:
     assert set(space_of(ANNOTATED, only=["*R*"], skip=["WARM"])) == {"LR", "PATTERN"}
 
 
+MIXED = "LR = 0.04  # [0.001, 1.0] log\nDEPTH = 4\nMOMENTUM = 0.9\nSEED = 3\nprint(LR, DEPTH, MOMENTUM, SEED)\n"
+
+
+def test_what_declares_no_range_beside_others_is_left_alone_and_named() -> None:
+    night = Night(MIXED, lambda v: 1.0)
+    night.propose()
+    assert set(space_of(MIXED)) == {"LR"}
+    assert "not DEPTH, MOMENTUM: declare theirs, or set undeclared = true" in night.notes[0]
+    quiet = Night(MIXED.replace("DEPTH = 4", "DEPTH = 4  # [1, 8]"), lambda v: 1.0)
+    quiet.propose()
+    assert quiet.notes == [], "one of three: it is meant"
+
+
+def test_both_are_changed_when_that_is_asked_for() -> None:
+    night = Night(MIXED, lambda v: random.Random(str(sorted(v.items()))).random(), 1, undeclared=True).run(12)
+    assert night.notes == []
+    changed = {name for trial in night.trials for name, value in trial.constants.items()
+               if value != night.trials[0].constants[name]}  # fmt: skip
+    assert changed == {"LR", "DEPTH", "MOMENTUM"}
+
+
 def test_steps_are_moderate_and_logarithmic_where_declared() -> None:
     axis = space_of(ANNOTATED)["LR"]
     up, down = axis.beyond(0.04, 1, axis.stride), axis.beyond(0.04, -1, axis.stride)

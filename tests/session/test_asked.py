@@ -100,3 +100,26 @@ def test_a_question_needs_no_more_than_its_words(lab: Lab) -> None:
     assert [event.text for event in lab.events(ev.QuestionAsked)] == ["which GPU?"]
     problems = [event.problem for event in lab.events(ev.AgentCalled)]
     assert all("does not fit" not in problem for problem in problems)
+
+
+def test_words_of_a_person_that_an_agent_does_nothing_about_are_not_lost(lab: Lab) -> None:
+    """The row is no crash and has no commit; a note has the command that tries the words again."""
+    lab.agent('print(\'{"status": "applied", "summary": "done"}\')')
+    lab.script(proposal(LR=0.04), proposal(LR=0.03))
+    lab.start(0)
+    lab.command("propose", "make it better")
+    lab.resume("--loops", "1")
+    (event,) = (event for event in lab.events(ev.Applied) if event.iteration)
+    assert event.status == "empty"
+    row = lab.command("log").splitlines()[2].split()
+    assert row[:3] == ["1", "-", "-"] and "untrained" in row and "crash" not in row
+    report = lab.status()
+    assert (report["counts"]["crash"], report["counts"]["untrained"]) == (0, 1)
+    assert "1 not trained" in lab.command("status")
+    (note,) = (note for note in report["notes"] if "was not tried" in note)
+    command = note.rpartition("to try it again: autoexp ")[2].split()
+    assert "make it better" in lab.command(*command)
+    lab.agent("import pathlib\nf = pathlib.Path('train.py')\nf.write_text(f.read_text().replace('0.08', '0.02'))\n"
+              'print(\'{"status": "applied", "summary": "done"}\')')  # fmt: skip
+    lab.resume("--loops", "1")
+    assert lab.state.trials[2].constants["LR"] == 0.02

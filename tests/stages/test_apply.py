@@ -172,10 +172,35 @@ def test_a_conversation_that_broke_off_leaves_nothing_out_of_the_next_prompt(wor
 
 
 def test_nothing_but_what_it_may_not_touch_is_refused(workspace: Workspace) -> None:
-    state = go(workspace, Agent(json.dumps(IDEA), edits(evaluate_py="# kinder")))
+    """It is told once, and may make up for it; when it insists, nothing is trained."""
+    agent = Agent(json.dumps(IDEA), edits(evaluate_py="# kinder"), edits(evaluate_py="# kinder"))
+    state = go(workspace, agent)
     (event,) = applied(workspace)
     assert (event.status, event.refused) == ("refused", ("evaluate.py",))
-    assert state.trials[1].status == "untrained"
+    assert "all that was changed is evaluate.py, which may not change" in agent.asked[-1].prompt
+    assert (state.trials[1].status, state.trials[1].verdict) == ("untrained", "untrained")
+
+
+def test_who_changed_nothing_is_told_and_asked_again(workspace: Workspace) -> None:
+    done = json.dumps({"status": "applied", "summary": "done"})
+    agent = Agent(json.dumps(IDEA), done, edits(train_py="LR = 0.02"))
+    go(workspace, agent)
+    assert applied(workspace)[0].status == "applied"
+    assert "nothing was changed in the files that may change (train.py)" in agent.asked[-1].prompt
+
+
+def test_a_repair_that_changed_nothing_is_told_back_too(workspace: Workspace) -> None:
+    def mend(question: Ask) -> str:
+        path = question.cwd / "train.py"
+        path.write_text(path.read_text().replace("LR = NO", "LR = 0.02"))
+        return done
+
+    done = json.dumps({"status": "applied", "summary": "done"})
+    fix = json.dumps({"action": "fix_and_rerun", "reason": "a name without a value"})
+    agent = Agent(json.dumps(IDEA), edits(train_py="LR = NO"), fix, done, mend)
+    state = go(workspace, agent)
+    assert (state.trials[1].status, state.trials[1].attempts) == ("success", 2)
+    assert "nothing was changed" in agent.asked[-1].prompt
 
 
 def test_an_agent_of_a_third_party_edits_files_unless_it_says_otherwise(workspace: Workspace, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from autoexp.session.standing import CheckShown
     from autoexp.session.status import InProgress, NoiseShown, Status
 
-STYLES = {"keep": "green", "discard": "dim", "crash": "red", "inconclusive": "yellow"}
+STYLES = {"keep": "green", "discard": "dim", "crash": "red", "untrained": "yellow", "inconclusive": "yellow"}
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 ROOMY = 90
 """Columns from which the table of trials has all its columns."""
@@ -117,6 +117,7 @@ def show_check(found: CheckShown) -> None:
 
 def counted(counts: dict[str, int]) -> str:
     words = {"keep": "kept", "discard": "discarded", "crash": "crashed", "inconclusive": "inconclusive"}
+    words["untrained"] = "not trained"
     return ", ".join(f"{counts[name]} {word}" for name, word in words.items() if counts.get(name))
 
 
@@ -272,7 +273,7 @@ def table(rows: Sequence[Row], metric: str, columns: int | None) -> list[tuple[s
     lines = [names, *([*_cells(row)] for row in rows)]
     chosen = [i for i, name in enumerate(names) if all_columns or name not in ("commit", "GB", "time", "by")]
     widths = {i: max(len(line[i]) for line in lines) for i in chosen}
-    styles = ["dim", *(STYLES.get(row.trial.decision or "", "") for row in rows)]
+    styles = ["dim", *(STYLES.get(row.trial.verdict, "") for row in rows)]
     found = []
     for line, row, style in zip(lines, [None, *rows], styles, strict=True):
         cells = [f"{line[i]:<{widths[i]}}" if i in (1, 6, 7) else f"{line[i]:>{widths[i]}}" for i in chosen]
@@ -285,12 +286,12 @@ def table(rows: Sequence[Row], metric: str, columns: int | None) -> list[tuple[s
 def _cells(row: Row) -> Iterator[str]:
     trial = row.trial
     yield str(trial.iteration)
-    yield trial.commit[:7]
+    yield trial.commit[:7] if trial.commit != trial.base or trial.metric is not None else "-"
     yield f"{trial.metric:.6f}" if trial.metric is not None else "-"
     yield f"{row.delta:+.6f}" if row.delta is not None else ""
     yield f"{trial.memory_gb:.1f}"
     yield clock(trial.seconds) if trial.seconds is not None else "-"
-    yield trial.decision or "pending"
+    yield trial.verdict
     yield cut(clean(trial.proposer), 16)
 
 
@@ -350,8 +351,8 @@ def show_runs(found: Sequence[Listed]) -> None:
 def show_iteration(found: Shown) -> None:
     """All about one iteration."""
     name = f"iteration {found.iteration}" if found.iteration else "baseline"
-    verdict = f"under way, at {found.stage}" if found.under_way else found.decision or ""
-    verdict = paint(verdict, STYLES.get(found.decision or "", "cyan"))
+    verdict = f"under way, at {found.stage}" if found.under_way else found.verdict
+    verdict = paint(verdict, STYLES.get(found.verdict, "cyan"))
     say(f"{paint(name, 'bold')}  {verdict}  {paint(found.run_id, 'dim')}")
     number = f"{found.value:.6f}" if found.value is not None else ""
     if found.delta is not None:

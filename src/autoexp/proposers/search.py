@@ -17,14 +17,14 @@ import difflib
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoexp.errors import UsageError
 from autoexp.proposers.evidence import Evidence, Move, suggest
-from autoexp.proposers.space import Axis, axes, declares, fits, program
+from autoexp.proposers.space import Axis, Program, axes, declares, fits, program
 from autoexp.runs.records import Constant, Proposal, SetConstant
 from autoexp.spec.markers import hookimpl
 from autoexp.workspace.constants import written
@@ -53,6 +53,8 @@ class Options(BaseModel):
     """Names or globs of the constants to change; all of them when empty."""
     skip: tuple[str, ...] = ()
     """Names or globs of constants to leave alone."""
+    undeclared: bool = False
+    """Whether constants without a declared range are changed too where others have one; where none has, all are."""
     pairs: float = Field(default=0.2, ge=0.0, le=1.0)
     """Share of the refinements that change two constants at once."""
 
@@ -74,7 +76,14 @@ class Search:
         files = context.settings.files
         tip = program(context.repository, state.tip, files)
         base = tip if state.base == state.tip else program(context.repository, state.base, files)
-        space = axes(tip, base, self.options.only, self.options.skip)
+        space = axes(tip, base, self.options.only, self.options.skip, self.options.undeclared)
+        if not self.options.undeclared and (others := self._left_alone(tip, base, space)):
+            context.note(
+                f"search changes only the constants that declare a range, and so not {', '.join(others[:8])}"
+                f"{' and more' if len(others) > 8 else ''}: declare theirs, or set undeclared = true under "
+                "[proposers.search]",
+                "search-undeclared",
+            )
         if not space:
             where = ", ".join(tip.files) or f"the editable files ({', '.join(files.editable)})"
             context.note(
@@ -84,7 +93,7 @@ class Search:
             )
             return None
         evidence = Evidence(state, context.iteration, tip.values, space)
-        whole = not declares(tip) and fits(tip.values)
+        whole = (self.options.undeclared or not declares(tip)) and fits(tip.values)
         for change, why in _ideas(evidence, random.Random(f"{state.seed}-{context.iteration}"), self.options.pairs):
             if whole and not fits({**tip.values, **change}):
                 continue
@@ -92,6 +101,13 @@ class Search:
             if evidence.is_new(change, proposal.description):
                 return proposal
         return None
+
+    def _left_alone(self, tip: Program, base: Program, space: Sequence[Axis]) -> list[str]:
+        """The constants that it would change if they declared a range; none where so few have none that it is meant."""
+        known = {axis.name for axis in space}
+        more = axes(tip, base, self.options.only, self.options.skip, undeclared=True)
+        others = [axis.name for axis in more if axis.name not in known]
+        return others if len(others) >= len(known) else []
 
 
 @hookimpl

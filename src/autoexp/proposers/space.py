@@ -100,8 +100,11 @@ def program(repository: Repository, commit: str, files: Files) -> Program:
     return Program(constants, paths, frozenset(used), tuple(editable))
 
 
-def axes(tip: Program, base: Program, only: Iterable[str] = (), skip: Iterable[str] = ()) -> list[Axis]:
-    """The space, by name. Declared ranges if there are any, else the numbers that look like choices of the author's.
+def axes(
+    tip: Program, base: Program, only: Iterable[str] = (), skip: Iterable[str] = (), undeclared: bool = False
+) -> list[Axis]:
+    """The space, by name. Declared ranges if there are any, else the numbers that look like choices of the author's;
+    with `undeclared` both.
 
     Ranges that nobody declared are drawn around the values of the run's `base`, not of the moving tip.
     """
@@ -118,7 +121,8 @@ def axes(tip: Program, base: Program, only: Iterable[str] = (), skip: Iterable[s
         anchor = base.constants.get(name, constant)
         if type(anchor.value) is not type(constant.value):
             anchor = constant
-        if ranged:
+        declared_here = constant.low is not None or constant.choices is not None
+        if ranged and (declared_here or not undeclared):
             axis = _declared(name, tip.paths[name], constant, anchor.value)
         elif name in in_use:
             axis = _imagined(name, tip.paths[name], anchor.value)

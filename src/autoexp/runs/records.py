@@ -250,6 +250,13 @@ class Trial(Record):
     evidence: Evidence | None = None
     """What it was decided by, in numbers; null where the rule gives none."""
 
+    @property
+    def verdict(self) -> str:
+        """The decision in a word, for people: what was never trained is no crash."""
+        if self.decision == "crash" and self.status == "untrained":
+            return "untrained"
+        return self.decision or "pending"
+
 
 class Spent(Record):
     """What the agents of a run have taken, as they report it."""

@@ -149,6 +149,8 @@ class Shown(BaseModel):
     """Against the best before it."""
     better: bool
     decision: str | None
+    verdict: str
+    """The decision in a word for people: `untrained` for what never came to a training; '' while it is under way."""
     why: str
     attempts: list[Attempt]
     spent: Spent
@@ -191,6 +193,7 @@ def shown(workspace: Workspace, paths: RunPaths, number: int, log_lines: int) ->
         delta=row.delta if row else None,
         better=row.better if row else False,
         decision=trial.decision if trial else None,
+        verdict=trial.verdict if trial and trial.decision else "",
         why=trial.why if trial else "",
         attempts=attempts,
         spent=sum_of(event for event in own if isinstance(event, ev.AgentCalled)),

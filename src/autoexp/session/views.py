@@ -44,12 +44,12 @@ def _row(trial: Trial) -> str:
 
 def summary(state: RunState) -> dict[str, Any]:
     """What is said of the trials instead of the trials themselves: there may be thousands."""
-    decisions = Counter(trial.decision for trial in state.trials if trial.iteration)
+    verdicts = Counter(trial.verdict for trial in state.trials if trial.iteration)
     best = next((t for t in reversed(state.trials) if state.best and t.iteration == state.best.iteration), None)
     seconds = [trial.seconds for trial in state.trials[-20:] if trial.seconds]
     return {
         "iterations_completed": state.completed,
-        "counts": {name: decisions[name] for name in get_args(Decision)},
+        "counts": {name: verdicts[name] for name in (*get_args(Decision), "untrained")},
         "baseline": _brief(state.trials[0]) if state.trials and state.trials[0].iteration == 0 else None,
         "best_trial": _brief(best) if best else None,
         "last_trials": [_brief(trial) for trial in state.trials[-3:]],

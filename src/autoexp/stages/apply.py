@@ -9,6 +9,7 @@ from autoexp.brief.build import sources
 from autoexp.brief.prompts import apply_prompt
 from autoexp.errors import AgentError, PreconditionError, ProposalError, RepositoryError, UnreachableError
 from autoexp.runs.events import Applied, Event
+from autoexp.runs.resting import manner
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.answers import ApplyAnswer, untrusted
 from autoexp.spec.asking import ask_for
@@ -47,14 +48,22 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
         else:
             summary = _ask(state, iteration, worktree, context)
         _put_aside(context)
-        return _inspect(state, iteration, worktree, context, summary, by)
+        event = _inspect(state, iteration, worktree, context, summary, by)
     except UnreachableError as error:
         # what a person proposed must not be lost by an outage
         back = not repair and iteration.proposer in PEOPLE and give_back(context.paths, context.iteration)
         waits = "; the proposal waits in the queue again" if back else ""
         return _applied(context, "failed", f"could not be applied: {error}{waits}", by)
     except (ProposalError, RepositoryError, AgentError, PreconditionError) as error:
-        return _applied(context, "failed", f"could not be applied: {error}", by)
+        event = _applied(context, "failed", f"could not be applied: {error}", by)
+    if event.status in ("failed", "empty", "refused") and by == "agent" and not repair and iteration.proposer in PEOPLE:
+        file = context.paths.consumed(context.iteration)
+        text = (
+            f"iteration {context.iteration}: what you proposed was not tried ({event.summary[:300]}); "
+            f"to try it again: autoexp propose --file {file}"
+        )
+        context.note(text, f"not-tried-{context.iteration}")
+    return event
 
 
 def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context) -> str:
@@ -91,6 +100,18 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
             return f"its edits cannot be made: {error}"
         return None
 
+    once = manner(state.agents.get(name), context.iteration) == "once"
+    left = 0 if once else context.settings.agent.tries - 1
+
+    def useful(answer: ApplyAnswer) -> str | None:
+        """Why the answer is of no use; of one that changed nothing only while the agent may be asked again."""
+        nonlocal left
+        wrong = made(answer)
+        if wrong is None and answer.status == "applied" and left > 0:
+            wrong = _in_vain(context, worktree, begin)
+        left -= 1
+        return wrong
+
     answer = ask_for(
         name,
         asked.text,
@@ -103,12 +124,27 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
         conversation=conversation,
         brief=asked.data,
         anew=full,
-        check=made,
+        check=useful,
         standing=state.agents.get(name),
     )
     if answer.status == "failed":
         raise AgentError(f"the agent says it failed: {answer.summary}")
     return answer.summary
+
+
+def _in_vain(context: Context, worktree: Path, begin: str) -> str | None:
+    """Why nothing of what was done can be trained; None when something can, or that is told later."""
+    try:
+        _, changes = context.repository.changes(worktree, begin)
+    except RepositoryError:
+        return None
+    globs = ", ".join(context.settings.files.editable)
+    if not changes:
+        return f"nothing was changed in the files that may change ({globs})"
+    if any(allowed(change, context.settings.files) for change in changes):
+        return None
+    names = ", ".join(_named([change.path for change in changes][:5]))
+    return f"all that was changed is {names}, which may not change (only {globs} may, and must stay a file)"
 
 
 def _put_aside(context: Context) -> None:
