@@ -63,6 +63,7 @@ class Cli:
         self.root = root
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOEXP_", "GIT_")) and k not in SIZE}
         self.env = {**keep, "TERM": "xterm-256color", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1", **env}
+        self.env.setdefault("AUTOEXP_AUDIT__AUTO", "false")  # trainings of no time are soon worth an audit
 
     def __call__(self, *args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "autoexp", *args]

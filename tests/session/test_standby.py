@@ -27,7 +27,7 @@ def test_a_whole_run_of_the_real_trainer(tmp_path: Path) -> None:
     for number in range(3):
         attempt = person.run_folder() / "iterations" / f"{number:04d}" / "attempt-1"
         ending, report = (json.loads((attempt / f"{name}.json").read_text()) for name in ("exit", "report"))
-        assert (ending["status"], ending["code"], report["status"]) == ("exited", 0, "ok")
+        assert (ending["status"], ending["code"], report["status"]) == ("exited", 0, "trained")
         assert ("stood_by_seconds" in ending) == (number > 0)
         assert report["budget_seconds"] == 3 and report["source_hash"]
         assert 0 < report["startup_seconds"] < report["total_seconds"] <= ending["wall_seconds"] + 1

@@ -34,6 +34,12 @@ max_disk_gb = 0.05
 AUTOEXP_DATA = "{data}"
 AUTOEXP_THREADS = "1"
 
+[run]
+rule = "margin"
+
+[rules.margin]
+by = 100.0
+
 [files]
 editable = ["train.py"]
 """
@@ -109,7 +115,8 @@ class Stage:
         state = run(self.workspace, 1, Once(Proposal(status="ok", edits=tuple(changed), **words)))
         trial = state.trials[-1]
         folders = sorted(self.paths.iteration(trial.iteration).glob("attempt-?"))
-        log = "".join((folder / "train.log").read_text(errors="replace") for folder in folders)
+        logs = [folder / "train.log" for folder in folders]  # an evaluation that is done again has none
+        log = "".join(path.read_text(errors="replace") for path in logs if path.exists())
         return Cheat(trial, self.outcomes()[-1], log, folders)
 
 

@@ -60,6 +60,10 @@ class Local:
         """None when it can isolate trainings on this machine, else what is missing."""
         return isolation.available()
 
+    def isolates_by(self) -> str:
+        """The name and version of what isolates them."""
+        return isolation.name()
+
     def submit(self, job: JobSpec) -> int | None:
         executable = job.command[0]
         path = job.env.get("PATH", os.environ.get("PATH"))

@@ -11,12 +11,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoexp.errors import AutoexpError
-from autoexp.executors import isolation
 from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.runs.records import shares
 from autoexp.session.background import live
 from autoexp.session.planning import checked
-from autoexp.spec.ports import missing_isolation
+from autoexp.spec.ports import isolates_by, missing_isolation
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
@@ -244,7 +243,7 @@ def _isolation(settings: Settings, ours: bool, on_tried: bool) -> Check:
         return bad("isolation", f"none: {missing}; trainings see and do what you can", "apt-get install bubblewrap")
     standby = "; train.standby has no effect" if settings.train.standby else ""
     network = ", with the network" if settings.train.network else ""
-    return _ok("isolation", f"{isolation.name()}{network}{standby}")
+    return _ok("isolation", f"{isolates_by(executor)}{network}{standby}")
 
 
 def _space() -> Check:

@@ -37,6 +37,8 @@ def trainings(paths: RunPaths, events: Sequence[ev.Event], state: RunState) -> F
                 commits[event.iteration] = event.commit
             case ev.TrainingStarted():
                 jobs[event.iteration] = event, commits.get(event.iteration, "")
+            case ev.LookAgain():
+                commits[event.iteration] = event.commit
             case ev.CheckStarted():
                 check = next(each for each in state.checks if each.key == event.key)
                 program = check.program(check.trainings[event.place].program)

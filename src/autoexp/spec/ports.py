@@ -148,6 +148,12 @@ def missing_isolation(executor: Executor) -> str | None:
     return missing
 
 
+def isolates_by(executor: Executor) -> str:
+    """What an executor isolates trainings by, with its version; one that can may say so by `isolates_by()`."""
+    asked = getattr(executor, "isolates_by", None)
+    return str(asked()) if asked is not None else "the executor"
+
+
 @dataclass(frozen=True)
 class Ask:
     """One call of an agent."""
