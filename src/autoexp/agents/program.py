@@ -58,6 +58,11 @@ class Program:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = Options(self.binary, options, self.known)
 
+    @property
+    def mend(self) -> str:
+        """What to type, or to set, when it is not available."""
+        return self.install.partition(", or: ")[0]
+
     def available(self) -> str | None:
         return None if shutil.which(self.binary) else f"{self.binary} is not on PATH"
 

@@ -8,7 +8,7 @@ from autoexp.errors import PreconditionError, UsageError
 from autoexp.runs import budget
 from autoexp.runs.records import Plan
 from autoexp.runs.state import RunState
-from autoexp.spec.ports import Agent
+from autoexp.spec.ports import Agent, mended
 
 OF_AGENTS = ("max_cost", "max_tokens")
 """The limits of which only agents use something up."""
@@ -32,7 +32,7 @@ def refuse_missing(state: RunState, agents: Mapping[str, Agent]) -> None:
     for name in plan.proposers:
         if name in agents and name not in state.agents and (missing := agents[name].available()):
             command = "resume" if state.trials else "start"
-            raise PreconditionError(missing, f"install it, or: autoexp {command} --proposer search")
+            raise PreconditionError(missing, mended(agents[name], f"autoexp {command} --proposer search"))
 
 
 def refuse_endless(plan: Plan, agents: Collection[str], command: str = "") -> None:

@@ -222,7 +222,7 @@ class Session:
 
     def _refuse_failed_baseline(self) -> None:
         if baseline_failed(self.state):
-            if why := surroundings.gone(self.workspace, self.settings):
+            if why := surroundings.unprepared(self.state, self.workspace, self.settings):
                 raise PreconditionError(f"the unchanged program does not train: {why}", surroundings.PREPARE)
             raise AutoexpError(
                 f"the unchanged program does not train: {self.state.trials[0].why}",

@@ -15,6 +15,7 @@ from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.runs.records import shares
 from autoexp.session.background import live
 from autoexp.session.planning import checked
+from autoexp.spec.ports import mended
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
@@ -248,12 +249,12 @@ def _agents(settings: Settings | None) -> Check:
             if problem is None:
                 found = list(dict.fromkeys([*found, name]))
             elif name in proposers:
-                return _missing(
-                    "agents", f"{problem}, and it is the proposer", "install it, or: autoexp start --proposer search"
-                )
+                mend = mended(agents[name], "autoexp start --proposer search")
+                return _missing("agents", f"{problem}, and it is the proposer", mend)
             else:
                 also = f" (on PATH: {', '.join(found)}; set [agent] name)" if found else ""
-                return _note("agents", f"{problem}: proposals in words cannot be tried{also}", f"install {name}")
+                said = f"{problem}: proposals in words cannot be tried{also}"
+                return _note("agents", said, getattr(agents[name], "mend", "") or f"install {name}")
     if not found:
         return _note("agents", f"none of {', '.join(KNOWN_AGENTS)} is on PATH: proposals in words cannot be tried")
     return _ok("agents", ", ".join(found))
