@@ -295,6 +295,29 @@ def test_doctor_finds_what_would_stop_a_start(committed: Person, settings: str, 
 
 
 @pytest.mark.parametrize(
+    ("settings", "mark", "said"),
+    [
+        ("[agents.codex]\nmodle = 'x'\n", "missing", "did you mean model?"),
+        ("[proposers.search]\nonyl = ['x']\n", "missing", "did you mean only?"),
+        ("[agents.claud]\nmodel = 'x'\n", "note", "did you mean [agents.claude]?"),
+        ("[proposers.serch]\nonly = ['x']\n", "note", "did you mean [proposers.search]?"),
+    ],
+)
+def test_doctor_lists_everything_beside_a_wrong_setting(committed: Person, settings: str, mark: str, said: str) -> None:
+    (committed.at / "autoexp.toml").write_text(settings)
+    report = committed.types("doctor", "--json", code=3 if mark == "missing" else 0).json
+    assert {"program", "training", "data", "disk", "agents"} <= {check["name"] for check in report["checks"]}
+    (check,) = [c for c in report["checks"] if c["name"] == "settings" and c["mark"] == mark]
+    assert said in check["found"] + check["mend"]
+
+
+def test_a_misspelt_table_is_noted_by_a_run(committed: Person) -> None:
+    (committed.at / "autoexp.toml").write_text("[agents.claud]\nmodel = 'x'\n")
+    committed.types("start", "--run-id", "r", "--only", "setup", "--no-background-train")
+    assert "did you mean [agents.claude]?" in committed.types("status").out
+
+
+@pytest.mark.parametrize(
     ("settings", "visible", "mark", "mend"),
     [
         ("[train]\ngpus = 2\n", None, "ok", ""),

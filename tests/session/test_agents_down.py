@@ -16,6 +16,7 @@ from autoexp.runs.journal import read
 from autoexp.runs.records import Proposal
 from autoexp.runs.resting import FAILURES
 from autoexp.runs.state import RunState
+from autoexp.session.accounts import unreachable
 from autoexp.session.status import status
 from autoexp.spec import asking
 from autoexp.spec.ports import Answer, Ask, Usage
@@ -111,11 +112,14 @@ def test_an_outage_is_waited_for_once_and_then_probed_until_it_is_over(patient: 
 
 
 def test_status_says_who_is_down_since_when_and_who_goes_on(patient: Workspace) -> None:
-    night(patient, 2, Oracle(lambda question, asked: idea(1) if asked == 1 else BUSY))
-    (down,) = status(patient.run("test")).unreachable
-    assert (down.agent, down.outage, down.problem) == ("oracle", True, "429 Too Many Requests")
+    state = night(patient, 2, Oracle(lambda question, asked: idea(1) if asked == 1 else BUSY))
+    (down,) = unreachable(state, "second")
     assert down.words.startswith("oracle is not reachable since ")
     assert down.words.endswith(" (429 Too Many Requests): second has the ideas meanwhile")
+    (down,) = status(patient.run("test")).unreachable  # of a run that has ended, nobody has ideas meanwhile
+    assert (down.agent, down.outage, down.problem) == ("oracle", True, "429 Too Many Requests")
+    assert down.words.startswith("oracle was not reachable since ")
+    assert down.words.endswith(" (429 Too Many Requests)")
     assert down.since == calls(patient)[1].at
 
 
@@ -134,7 +138,7 @@ def test_an_agent_that_fails_is_asked_more_and_more_rarely(patient: Workspace) -
     assert asked == [2, 2, 1, 0, 1, 0, 0, 0, 1], f"{FAILURES} failures, then rests of 1, 2 and 4"
     (down,) = status(patient.run("test")).unreachable
     assert not down.outage
-    assert "oracle gives no usable answer since" in down.words and "no such model" in down.words
+    assert "oracle gave no usable answer since" in down.words and "no such model" in down.words
 
 
 def test_when_nobody_else_has_an_idea_the_agent_is_waited_for_after_all(patient: Workspace) -> None:

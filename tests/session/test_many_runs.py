@@ -72,3 +72,50 @@ def test_all_runs_are_listed(lab: Lab) -> None:
     assert (found[0]["run_id"], found[0]["iterations_completed"], found[0]["live"]) == ("lab", 1, False)
     said = lab.command("status", "--run-id", "nowhere", code=1)
     assert "autoexp runs (it lists all 7" in said
+
+
+def test_what_an_older_run_is_said_to_need_is_typed_with_its_name(lab: Lab) -> None:
+    lab.script(proposal(LR=0.04), proposal(LR=0.03))
+    lab.start(1, "--loop-only", "propose")
+    lab.command("start", "--run-id", "newer", "--only", "setup", "--no-background-train")
+    said = lab.command("status", "--run-id", "lab")
+    assert "autoexp resume --run-id lab goes on" in said
+    assert said.count("--run-id lab --run-id") == 0
+    assert lab.status()["hint"] == "autoexp resume --run-id lab"
+
+
+def test_an_ended_run_tells_nothing_of_a_training_that_is_over(lab: Lab) -> None:
+    lab.hold()
+    lab.background(1)
+    until(lambda: lab.trainings() == ["0-1"], "the training")
+    (lab.paths.attempt(0, 1) / "metrics.jsonl").write_text('{"step": 7, "elapsed": 3.0, "progress": 0.4}\n')
+    (lab.paths.attempt(0, 1) / WAIT_FILE).touch()
+    assert lab.status()["in_progress"][0]["progress"]["fraction"] == 0.4
+    lab.command("stop", "--now")
+    (item,) = lab.status()["in_progress"]
+    assert (item["progress"], item["waits_for_device"]) == (None, False)
+    lab.release()
+
+
+def test_a_note_that_another_run_is_live_goes_when_it_is_not(lab: Lab) -> None:
+    lab.script(proposal(LR=0.04))
+    lab.hold()
+    lab.background(0)
+    until(lambda: lab.trainings() == ["0-1"], "the training")
+    lab.command("start", "--run-id", "beside", "--only", "setup", "--no-background-train")
+    beside = json.loads(lab.command("status", "--json", "--run-id", "beside"))
+    assert beside["notes"] == []  # it has ended; the note was about its trainings
+    lab.release()
+    lab.finished()
+
+
+def test_words_where_no_agent_is_asked(lab: Lab) -> None:
+    """The list and the note say why they wait, by their words; so does the plan."""
+    lab.script(proposal(LR=0.04), proposal(LR=0.03))
+    lab.start(0)
+    lab.command("propose", "make it better")
+    lab.resume("--loops", "1", "--no-stochastic")
+    (note,) = (text for text in lab.status()["notes"] if "left in place" in text)
+    assert "'make it better'" in note and "the run asks no agent (--no-stochastic" in note
+    assert "make it better [cannot be used: the run asks no agent" in lab.command("propose", "--list")
+    assert "no agent is asked (until resume --stochastic)" in lab.paths.log.read_text()

@@ -143,3 +143,11 @@ def test_data_that_is_gone_when_the_baseline_fails_is_told_as_such(tmp_path: Pat
     (tmp_path / "needed").unlink()
     said = lab.resume("--loops", "2", code=3)
     assert "try: autoexp prepare" in said
+
+
+def test_a_trainer_that_asks_for_data_is_believed(tmp_path: Path) -> None:
+    asks = TRAINER.replace('tell("started")', 'tell("started")\nsys.exit("no data is prepared for the profile cpu")')
+    lab = Lab(tmp_path, settings='[prepare]\ncommand = "true"\n', trainer=asks)
+    said = lab.start(2, code=3)
+    assert "no data is prepared for the profile cpu" in said
+    assert "try: autoexp prepare, then: autoexp start" in said

@@ -84,12 +84,18 @@ def test_a_mistake_is_named_with_its_place_and_the_way_out(bare: Workspace, text
         ("AUTOEXP_RUN__WORKERS", "many", "run.workers"),
         ("AUTOEXP_FILES__EDITABLE", "[1", "not valid JSON"),
         ("AUTOEXP_RUN__WROKERS", "1", "unknown setting run.wrokers"),
+        ("AUTOEXP_TRAN__X", "1", "the variable AUTOEXP_TRAN__X: unknown setting tran"),
     ],
 )
 def test_a_mistake_in_the_environment_is_named_too(bare: Workspace, name: str, text: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         loaded(bare, "", **{name: text})
     assert said in str(caught.value)
+
+
+def test_a_variable_reaches_into_the_options_of_a_part(bare: Workspace) -> None:
+    settings = loaded(bare, '[agents.openai]\nbase_url = "http://x"', AUTOEXP_AGENTS__OPENAI__MODEL="m")
+    assert settings.agents["openai"] == {"base_url": "http://x", "model": "m"}
 
 
 def test_a_file_that_is_no_text_is_refused(bare: Workspace) -> None:

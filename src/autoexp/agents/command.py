@@ -35,6 +35,10 @@ class Command(Program):
             )
         self.binary = self.options.args[0] if self.options.args else "the agent 'command'"
 
+    @property
+    def mend(self) -> str:
+        return HINT if not self.options.args else f"install {self.binary}, or correct [agent] args in autoexp.toml"
+
     def available(self) -> str | None:
         if not self.options.args:
             return "the agent 'command' has no command line: agent.args is empty"
@@ -42,7 +46,7 @@ class Command(Program):
 
     def ask(self, question: Ask) -> Answer:
         if missing := self.available():
-            raise PreconditionError(missing, HINT)
+            raise PreconditionError(missing, self.mend)
         return super().ask(question)
 
     def stdin(self, question: Ask) -> str:

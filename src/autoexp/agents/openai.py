@@ -61,6 +61,14 @@ class OpenAI:
         if not isinstance(self.request, dict):
             raise UsageError(f"[agents.openai] request is {self.request!r}", "edit autoexp.toml, then try again")
 
+    @property
+    def mend(self) -> str:
+        """What to type, or to set, when it is not available."""
+        missing = self.available() or ""
+        if "installed" in missing:
+            return INSTALL.partition(", or: ")[0]
+        return f"export {self.key_name}=…" if "no key" in missing else SET
+
     def available(self) -> str | None:
         if importlib.util.find_spec("openai") is None:
             return "the package openai is not installed"
@@ -72,7 +80,7 @@ class OpenAI:
 
     def ask(self, question: Ask) -> Answer:
         if missing := self.available():
-            raise PreconditionError(missing, INSTALL if "installed" in missing else SET)
+            raise PreconditionError(missing, self.mend)
         folder, root = next_folder(question.transcript), _root(question.transcript)
         before = _messages(root, question.conversation)
         if question.conversation is not None and not before:

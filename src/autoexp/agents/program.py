@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +23,11 @@ class Options:
     """The table of an agent: model, args, config, env. Raises UsageError when it holds what it cannot."""
 
     def __init__(self, name: str, table: Mapping[str, Any], known: Sequence[str] = ()) -> None:
-        unknown = set(table) - {"model", "args", "config", "env", *known}
-        if unknown:
-            raise UsageError(
-                f"[agents.{name}] has no {', '.join(sorted(unknown))}", "edit autoexp.toml, then try again"
-            )
+        valid = ("model", "args", "config", "env", *known)
+        if unknown := sorted(set(table) - set(valid)):
+            near = difflib.get_close_matches(unknown[0], valid, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(valid)}"
+            raise UsageError(f"[agents.{name}] has no {', '.join(unknown)}", hint)
         self.name = name
         self.model = self._typed(table, "model", str, "")
         self.args = tuple(str(word) for word in self._typed(table, "args", (list, tuple), ()))
@@ -57,6 +58,11 @@ class Program:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = Options(self.binary, options, self.known)
+
+    @property
+    def mend(self) -> str:
+        """What to type, or to set, when it is not available."""
+        return self.install.partition(", or: ")[0]
 
     def available(self) -> str | None:
         return None if shutil.which(self.binary) else f"{self.binary} is not on PATH"

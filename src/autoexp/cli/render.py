@@ -225,10 +225,8 @@ def _next(report: Status) -> str:
     flag = run_flag(Path(report.paths.run))
     if report.live:
         return f"autoexp watch{flag}   autoexp stop{flag}"
-    if report.hint and not report.hint.startswith("autoexp resume"):  # below it is given the run's id where needed
-        return clean(report.hint)
-    again = (report.hint or "autoexp resume").replace("autoexp resume", f"autoexp resume{flag}", 1)
-    return f"autoexp log{flag}   {again}" if report.phase == "done" else again
+    hint = clean(report.hint or f"autoexp resume{flag}")
+    return f"autoexp log{flag}   {hint}" if report.phase == "done" and hint.startswith("autoexp resume") else hint
 
 
 def run_flag(folder: Path) -> str:

@@ -75,7 +75,8 @@ def _show_waiting(queue: list[Waiting], as_json: bool) -> None:
         show_json([item.model_dump(mode="json") for item in queue])
         return
     for item in queue:
-        said = item.description or f"cannot be used: {item.problem}"
+        said = f"cannot be used: {item.problem}" if item.problem else item.description
+        said = f"{item.description}  [{said}]" if item.problem and item.description else said
         say(f"{item.number or '-':>3}  {item.source:13}  {clean(said)}")
     if not queue:
         say("nothing is queued")

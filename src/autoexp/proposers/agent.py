@@ -19,7 +19,7 @@ from autoexp.spec.asking import Prompt, ask_for
 from autoexp.spec.context import pick
 from autoexp.spec.making import make
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.ports import Proposer, edits_files
+from autoexp.spec.ports import Proposer, edits_files, mended
 from autoexp.workspace.candidate import allowed, described
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class AgentProposer:
         """With `agent.edits_at_once` the agent edits too; its difference becomes a patch of the proposal."""
         agent = pick(context.agents, self.name, "agent")
         if missing := agent.available():
-            raise PreconditionError(missing, "install it, or: autoexp start --proposer search")
+            raise PreconditionError(missing, mended(agent, "autoexp start --proposer search"))
         worktree = context.paths.worktree(slot_of(state, context.iteration))
         context.repository.checkout(worktree, state.tip)
         at_once = context.settings.agent.edits_at_once and edits_files(agent)

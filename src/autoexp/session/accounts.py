@@ -13,6 +13,7 @@ from autoexp.runs.state import RunState
 
 NOBODY = ("", "baseline", "probe", "nobody", "proposal_file", "next_proposal", "queue")
 """Sources of proposals that are no proposers."""
+NO_ANSWER, NO_ANSWER_THEN = "gives no usable answer", "gave no usable answer"
 
 
 class Limit(BaseModel):
@@ -131,17 +132,17 @@ def spending(state: RunState) -> Spending:
     return Spending(**state.spent.model_dump(), agents={name: agent.spent for name, agent in state.agents.items()})
 
 
-def unreachable(state: RunState, latest: str) -> list[Down]:
-    """The agents that are down. `latest` proposed last."""
+def unreachable(state: RunState, latest: str, alive: bool = True) -> list[Down]:
+    """The agents that are down, or were when the run ended. `latest` proposed last."""
     found = []
     for name, agent in state.agents.items():
         if not down(agent) or agent.since is None:
             continue
-        what = "is not reachable" if agent.busy else "gives no usable answer"
-        words = f"{name} {what} since {_clock(agent.since)} ({agent.problem})"
+        now, then = ("is not reachable", "was not reachable") if agent.busy else (NO_ANSWER, NO_ANSWER_THEN)
+        words = f"{name} {now if alive else then} since {_clock(agent.since)} ({agent.problem})"
         if name in state.plan.proposers and state.plan.stochastic:
             who = latest if latest not in (*NOBODY, name) else "the fallback proposer"
-            words += f": {who} has the ideas meanwhile"
+            words += f": {who} has the ideas meanwhile" if alive else ""
         else:
             words += ": proposals in words wait for it"
         found.append(Down(agent=name, since=agent.since, outage=agent.busy, problem=agent.problem, words=words))

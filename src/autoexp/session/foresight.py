@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 
 from autoexp.errors import PreconditionError, UsageError
 from autoexp.runs import budget
 from autoexp.runs.records import Plan
 from autoexp.runs.state import RunState
-from autoexp.spec.ports import Agent
+from autoexp.spec.ports import Agent, mended
+from autoexp.workspace.settings import Settings
 
 OF_AGENTS = ("max_cost", "max_tokens")
 """The limits of which only agents use something up."""
@@ -32,7 +34,7 @@ def refuse_missing(state: RunState, agents: Mapping[str, Agent]) -> None:
     for name in plan.proposers:
         if name in agents and name not in state.agents and (missing := agents[name].available()):
             command = "resume" if state.trials else "start"
-            raise PreconditionError(missing, f"install it, or: autoexp {command} --proposer search")
+            raise PreconditionError(missing, mended(agents[name], f"autoexp {command} --proposer search"))
 
 
 def refuse_endless(plan: Plan, agents: Collection[str], command: str = "") -> None:
@@ -54,6 +56,20 @@ def refuse_endless(plan: Plan, agents: Collection[str], command: str = "") -> No
 def _asks(plan: Plan, agents: Collection[str]) -> bool:
     """Whether any of the proposers is an agent that may be asked."""
     return plan.stochastic and any(name in agents for name in plan.proposers)
+
+
+def strangers(settings: Settings, parts: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
+    """(text, key) of tables of options that are of no part there is: misspelt, or of a plugin that is not installed.
+
+    `parts` has the names that are registered, by kind as the settings call it: agents, proposers, ...
+    """
+    found = []
+    for kind, known in parts.items():
+        for name in sorted(set(getattr(settings, kind)) - set(known)):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            said = f": did you mean [{kind}.{near[0]}]?" if near else f" (there are: {', '.join(sorted(known))})"
+            found.append((f"[{kind}.{name}] has no effect, nothing is called so{said}", f"table-{kind}-{name}"))
+    return found
 
 
 def doubts(state: RunState, agents: Mapping[str, Agent]) -> list[tuple[str, str]]:

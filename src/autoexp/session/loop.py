@@ -34,7 +34,7 @@ from autoexp.runs.journal import Journal
 from autoexp.runs.plan import Step, baseline_failed, next_stages, pending
 from autoexp.runs.state import RunState, reduce
 from autoexp.session import checking, memory, requests, snapshot, surroundings, views
-from autoexp.session.foresight import doubts, may_propose, refuse_endless, refuse_missing
+from autoexp.session.foresight import doubts, may_propose, refuse_endless, refuse_missing, strangers
 from autoexp.session.stopping import only_waits
 from autoexp.session.words import told, write_line
 from autoexp.spec.context import Context, pick
@@ -176,6 +176,9 @@ class Session:
             # else a person has the next idea, or none is wanted
             refuse_missing(self.state, self.agents)
         self._note_doubts()
+        kinds = {"proposers": self.proposers, "executors": self.executors, "rules": self.rules}
+        for text, key in strangers(options, {**kinds, "agents": self.agents, "trackers": trackers}):
+            self._note(text, key)
         views.write_results(self.workspace, self.paths, self.state, self.log)
         if self.state.setup_done:
             self._move_branch()
@@ -227,7 +230,7 @@ class Session:
 
     def _refuse_failed_baseline(self) -> None:
         if baseline_failed(self.state):
-            if why := surroundings.gone(self.workspace, self.settings):
+            if why := surroundings.unprepared(self.state, self.workspace, self.settings):
                 raise PreconditionError(f"the unchanged program does not train: {why}", surroundings.PREPARE)
             raise AutoexpError(
                 f"the unchanged program does not train: {self.state.trials[0].why}",

@@ -11,11 +11,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from autoexp.errors import AutoexpError
-from autoexp.plugins.manager import parts, plugin_manager
+from autoexp.plugins.manager import REGISTERING, parts, plugin_manager
 from autoexp.runs.records import shares
 from autoexp.session.background import live
+from autoexp.session.foresight import strangers
 from autoexp.session.planning import checked
-from autoexp.spec.ports import isolates_by, missing_isolation
+from autoexp.spec.ports import isolates_by, mended, missing_isolation
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
@@ -75,10 +76,16 @@ def _examine(start: Path | None) -> list[Check]:
     checks.append(_identity(repository))
     try:
         settings = load(workspace)
-        checked(settings, {name: getattr(settings.run, name) for name in ("proposer", "executor", "rule")})
     except AutoexpError as error:
         return [*checks, _missing("settings", str(error), error.hint), *_machine(None), *_runs(workspace)]
-    checks.append(_settings(workspace))
+    try:
+        checked(settings, {name: getattr(settings.run, name) for name in ("proposer", "executor", "rule")})
+        named = {kind: parts(plugin_manager(), kind, getattr(settings, kind)) for kind in REGISTERING}
+    except AutoexpError as error:
+        checks.append(_missing("settings", str(error), error.hint))
+    else:
+        checks.append(_settings(workspace))
+        checks += [_note("settings", text, f"edit {SETTINGS_FILE}") for text, _ in strangers(settings, named)]
     editable = editable_files(repository, head, settings.files.editable, settings.files.frozen) if head else []
     checks.append(_editable(settings, editable))
     checks.append(_command(workspace, settings))
@@ -263,7 +270,10 @@ def _agents(settings: Settings | None) -> Check:
     """An agent is needed only by a proposer that is one; without, constants and patches can be tried."""
     found = [name for name in KNOWN_AGENTS if shutil.which(name)]
     if settings is not None:
-        agents = parts(plugin_manager(), "agents", settings.agents)
+        try:
+            agents = parts(plugin_manager(), "agents", settings.agents)
+        except AutoexpError:
+            agents = {}  # what is wrong with them is told beside the settings
         proposers = settings.run.proposers or shares(settings.run.proposer)
         for name in dict.fromkeys((*proposers, settings.agent.name)):
             if name not in agents:
@@ -272,12 +282,12 @@ def _agents(settings: Settings | None) -> Check:
             if problem is None:
                 found = list(dict.fromkeys([*found, name]))
             elif name in proposers:
-                return _missing(
-                    "agents", f"{problem}, and it is the proposer", "install it, or: autoexp start --proposer search"
-                )
+                mend = mended(agents[name], "autoexp start --proposer search")
+                return _missing("agents", f"{problem}, and it is the proposer", mend)
             else:
                 also = f" (on PATH: {', '.join(found)}; set [agent] name)" if found else ""
-                return _note("agents", f"{problem}: proposals in words cannot be tried{also}", f"install {name}")
+                said = f"{problem}: proposals in words cannot be tried{also}"
+                return _note("agents", said, getattr(agents[name], "mend", "") or f"install {name}")
     if not found:
         return _note("agents", f"none of {', '.join(KNOWN_AGENTS)} is on PATH: proposals in words cannot be tried")
     return _ok("agents", ", ".join(found))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,13 +33,14 @@ from autoexp.session.standing import CheckShown, Standing, check_shown
 from autoexp.session.standing import progress as check_progress
 from autoexp.workspace.inbox import queued
 from autoexp.workspace.locks import held
-from autoexp.workspace.paths import LOCK_FILE, LOG_FILE, WAIT_FILE, RunPaths
+from autoexp.workspace.paths import LOCK_FILE, LOG_FILE, WAIT_FILE, RunPaths, Workspace
 from autoexp.workspace.report import progress
 
 Phase = Literal["setup", "baseline", "loop", "done"]
 
 
 STOPS = "; then it stops, as was asked (at once: autoexp stop --now)"
+_COMMAND = re.compile(r"autoexp (?:resume|stop)\b(?! --run-id)(?: --now)?")
 SUMMARY = {"iterations_completed", "counts", "baseline", "best_trial", "last_trials", "noise", "typical_seconds"}
 SUMMARY |= {"standing", "standing_words"}
 """What is taken from `views.summary`."""
@@ -187,7 +189,7 @@ def status(paths: RunPaths) -> Status:
 def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Status:
     """The status of a run whose state and summary (`views.summary`) are known already."""
     alive, audit = live(paths), audit_of_best(state)
-    working = [_in_progress(paths, state, number) for number in sorted(state.open)]
+    working = [_in_progress(paths, state, number, alive) for number in sorted(state.open)]
     baseline = summary["baseline"]["metric"] if summary["baseline"] else None
     bounds = limits(state, time.time() if alive else None)
     calls = asked(state, time.time()) if alive else []
@@ -199,7 +201,7 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         live=alive,
         pid=state.session.pid if alive and state.session else None,
         phase=_phase(state, summary),
-        waiting_on=_waiting_on(paths, state, summary, alive, working, stopping),
+        waiting_on=_named(paths, _waiting_on(paths, state, summary, alive, working, stopping)),
         setup_done=state.setup_done,
         baseline_done=state.baseline_closed,
         iterations_completed=summary["iterations_completed"],
@@ -214,16 +216,16 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         kept_commit=state.best.commit if state.best else None,
         in_progress=working,
         eta_seconds=_eta(state, summary, working, bounds) if alive and (working or not calls) else None,
-        ended=_ended(state, alive),
+        ended=_named(paths, _ended(state, alive)),
         stop_reason=_stop_reason(state, alive),
         limits=bounds,
         spent=spending(state),
-        unreachable=unreachable(state, _latest(state, summary)),
+        unreachable=unreachable(state, _latest(state, summary), alive),
         asked=calls,
         stop_asked=stopping,
-        hint=_hint(state, summary, working) if not alive else None,
+        hint=_named(paths, _hint(state, summary, working)) if not alive else None,
         queued=len(queued(paths)) + paths.override.exists(),
-        notes=[note.text for note in state.notes],
+        notes=[note.text for note in state.notes if _still(paths, note.key or "", alive)],
         paths=Paths(
             run=str(paths.folder),
             journal=str(paths.journal),
@@ -242,6 +244,22 @@ def described(paths: RunPaths, state: RunState, summary: dict[str, Any]) -> Stat
         isolated=state.isolated,
         why_not_isolated=state.why_not_isolated,
     )
+
+
+T = TypeVar("T", str, str | None)
+
+
+def _named(paths: RunPaths, text: T) -> T:
+    """The commands in it mean this run, also when it is not the newest."""
+    if not text or not _COMMAND.search(text) or Workspace(paths.folder.parents[2]).newest() == paths.run_id:
+        return text
+    return _COMMAND.sub(rf"\g<0> --run-id {paths.run_id}", text)
+
+
+def _still(paths: RunPaths, key: str, alive: bool) -> bool:
+    """Whether a note still says what is so."""
+    other = key.removeprefix("live-")
+    return other == key or (alive and live(RunPaths(paths.folder.with_name(other))))
 
 
 def _state(paths: RunPaths) -> tuple[RunState, dict[str, Any]]:
@@ -283,9 +301,11 @@ def _latest(state: RunState, summary: dict[str, Any]) -> str:
     return str(last[-1]["proposer"]) if last else ""
 
 
-def _in_progress(paths: RunPaths, state: RunState, number: int) -> InProgress:
+def _in_progress(paths: RunPaths, state: RunState, number: int, alive: bool) -> InProgress:
     iteration = state.open[number]
     folder = paths.folder / iteration.job.folder if iteration.stage == "train" and iteration.job is not None else None
+    if folder is not None and not alive and not held(folder / LOCK_FILE):
+        folder = None  # it has ended: what it said last is not what it does
     description = iteration.proposal.description if iteration.proposal else ("baseline" if number == 0 else "")
     return InProgress(
         iteration=number,

@@ -282,13 +282,14 @@ def _placed(paths: RunPaths, path: Path, proposal: Proposal, others: list[str]) 
 
 def waiting(paths: RunPaths) -> list[Waiting]:
     """What waits, in the order in which it will be used."""
+    asks = state_of(paths).plan.stochastic
     queue = [
         Waiting(
             number=item.number,
             source=item.source,
             path=str(item.path),
             description=item.proposal.description if item.proposal else "",
-            problem=item.problem,
+            problem=item.problem or ("" if asks or (item.proposal and item.proposal.edits) else inbox.NO_AGENT),
         )
         for item in inbox.queued(paths)
     ]

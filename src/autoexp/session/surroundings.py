@@ -47,6 +47,13 @@ def gone(workspace: Workspace, settings: Settings) -> str:
     return f"data is missing: {', '.join(missing)}" if missing else ""
 
 
+def unprepared(state: RunState, workspace: Workspace, settings: Settings) -> str:
+    """Why the baseline failed, when preparing the data is what mends it; '' when it is something else."""
+    said = state.trials[0].why
+    asks = settings.prepare.command is not None and "prepare" in said  # a trainer that names what it lacks
+    return gone(workspace, settings) or (said if asks else "")
+
+
 def refuse_broken(state: RunState, paths: RunPaths) -> None:
     """Raise SurroundingsError when that has ended the run, with what mends it."""
     if not state.broken:

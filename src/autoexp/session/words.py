@@ -27,7 +27,8 @@ def told(event: ev.Event) -> str:
         case ev.PlanMade():
             plan = event.plan
             stages = ",".join(plan.stages)
-            return f"plan: {stages}; {_goal(plan)}; proposer {plan.proposer}; rule {plan.rule}"
+            who = plan.proposer if plan.stochastic else "the fallback, no agent is asked (until resume --stochastic)"
+            return f"plan: {stages}; {_goal(plan)}; proposer {who}; rule {plan.rule}"
         case ev.StopRequested():
             return "stop requested: no new iteration will be opened"
         case ev.SessionOpened():

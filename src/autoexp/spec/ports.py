@@ -218,7 +218,8 @@ class Agent(Protocol):
     """A program that answers in words, and edits files when asked to.
 
     One that cannot edit files says so by an attribute `edits_files = False`. To apply a proposal it then gets the
-    editable files in the prompt and answers with exact `edits`, which are made for it.
+    editable files in the prompt and answers with exact `edits`, which are made for it. One that knows what mends it
+    when it is not available says so by an attribute `mend`: a command, or what to set.
     """
 
     def available(self) -> str | None:
@@ -230,6 +231,11 @@ class Agent(Protocol):
         Raises AgentError when not even that can be told, PreconditionError when it is not there, Interrupted when
         `question.stop` said so. Whatever it started has ended when this returns or raises.
         """
+
+
+def mended(agent: Agent, instead: str) -> str:
+    """A hint for an agent that is not available: what mends it, or the command `instead`."""
+    return f"{getattr(agent, 'mend', '') or 'install it'}, or: {instead}"
 
 
 def edits_files(agent: Agent) -> bool:

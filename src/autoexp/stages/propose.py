@@ -12,7 +12,7 @@ from autoexp.runs.state import RunState
 from autoexp.spec.context import Context, pick
 from autoexp.spec.markers import hookimpl
 from autoexp.workspace.files import write_atomic
-from autoexp.workspace.inbox import claim
+from autoexp.workspace.inbox import NO_AGENT, claim
 
 
 @hookimpl(trylast=True)
@@ -34,6 +34,8 @@ def autoexp_propose(state: RunState, context: Context) -> Event | None:
 
 def _refusal(state: RunState, context: Context) -> str:
     """Why a proposal without edits cannot be applied here and now; '' when an agent can do it."""
+    if not context.plan.stochastic:
+        return NO_AGENT
     agent = context.agent()
     if agent is not None:
         known = state.agents.get(agent)

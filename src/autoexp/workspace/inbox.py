@@ -28,6 +28,7 @@ _ORDER = {FILE: "0", QUEUE: "1"}
 _SOURCES = {"0": "proposal_file", "1": "queue"}
 PEOPLE = ("proposal_file", "next_proposal", "queue")
 """Who is said to have proposed what a person left."""
+NO_AGENT = "the run asks no agent (--no-stochastic; autoexp resume --stochastic does), and words alone need one"
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def _usable(proposal: Proposal, name: str, refusal: str) -> None:
     if proposal.status != "ok":
         raise ProposalError(f"{name}: a person's proposal must have status 'ok'", "autoexp propose --schema")
     if not proposal.edits and refusal:
-        raise ProposalError(f"{name}: cannot be applied: {refusal}", "autoexp propose --set NAME=VALUE")
+        words = f"{proposal.description[:100]!r} ({name})"
+        raise ProposalError(f"{words} cannot be applied: {refusal}", "autoexp propose --set NAME=VALUE")
 
 
 def _source_of(taken: Path) -> str:

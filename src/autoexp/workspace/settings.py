@@ -197,7 +197,9 @@ def load(workspace: Workspace, environ: Mapping[str, str] | None = None) -> Sett
     except ValidationError as error:
         section, key = ([str(part) for part in error.errors()[0]["loc"]] + ["", ""])[:2]
         if key in named.get(section, {}) or (not key and section in named):
-            variable = f"AUTOEXP_{section}__{key}".upper()
+            begins = f"AUTOEXP_{section}__{key}".upper()
+            names = os.environ if environ is None else environ
+            variable = min((name for name in names if name.upper().startswith(begins)), default=begins, key=len)
             raise _explain(error, f"the variable {variable}", f"unset {variable}") from error
         raise _explain(error, where, f"edit {where}, then try again") from error
     return settings.model_copy(update={"agents": _agent_tables(settings, workspace)})
@@ -263,7 +265,13 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
                     value = json.loads(text)
                 except ValueError as error:
                     raise UsageError(f"{name} is not valid JSON: {error}", f"unset {name}") from error
-            found.setdefault(section, {})[key] = value
+            *tables, last = key.split("__")  # AUTOEXP_AGENTS__OPENAI__MODEL is agents.openai.model
+            place = found.setdefault(section, {})
+            for table in tables:
+                place = place.setdefault(table, {})
+                if not isinstance(place, dict):
+                    raise UsageError(f"{name} is within {table}, which another variable gives a value", f"unset {name}")
+            place[last] = value
     return found
 
 
