@@ -35,9 +35,11 @@ class Evaluation:
     program: str
     """Path of the trainer's file in the commit; it keeps the contract of `workspace.contract`."""
     commit: str
+    """What was trained."""
     source: str
     """The candidate's source hash."""
     repository: Path
+    """The checkout whose git has the commit."""
     key: Path
     """The file of the run's key, which no training may see."""
     profile: str
