@@ -144,7 +144,8 @@ def _in_vain(context: Context, worktree: Path, begin: str) -> str | None:
     if any(allowed(change, context.settings.files) for change in changes):
         return None
     names = ", ".join(_named([change.path for change in changes][:5]))
-    context.repository.checkout(worktree, begin)  # nothing of it may stay
+    if any(matches(change.path, context.settings.files.editable) for change in changes):
+        context.repository.checkout(worktree, begin)  # there must be a file to begin from again
     return f"all that was changed is {names}, which may not change (only {globs} may, and must stay a file)"
 
 

@@ -102,8 +102,8 @@ def _measured(state: RunState, iteration: Iteration, context: Context, result: O
     )
     if over and result.status == "success":
         return result.model_copy(update={"status": "crash", "metric": None, "reason": over})
-    if iteration.reevaluate is None:
-        result = checked(result, folder, _asked_for(folder))
+    trained = folder if iteration.reevaluate is None else Path(iteration.reevaluate).parent
+    result = checked(result, trained, _asked_for(trained))
     if ended.isolation and result.status == "crash" and MISSED.search(tail(folder / LOG_FILE, 16384)):
         hint = f"{result.reason} (it is isolated, by {ended.isolation}: train.readable shows it more)"
         result = result.model_copy(update={"reason": hint})
