@@ -37,9 +37,10 @@ class Autoexp(Adapter):
 
     def install(self, ctx):
         ctx.completed_then = 0
-        # Nobody but the agent has ideas: P27 wants to see that its question is not trained, and counts trainings.
+        # Nobody but the agent has ideas: P27 wants to see that its question is not trained. It counts trainings, and so do
+        # others: no repeats.
         (ctx.repo / "autoexp.toml").write_text(
-            f'[run]\nfallback = "opencode"\n'
+            f'[run]\nfallback = "opencode"\nrule = "improvement"\n'
             f"[train]\ntimeout_seconds = {ctx.settings['train_timeout']}\n"
             f"[agent]\ntimeout_seconds = {ctx.settings['llm_timeout']}\n"
         )
