@@ -37,8 +37,8 @@ class Autoexp(Adapter):
 
     def install(self, ctx):
         ctx.completed_then = 0
-        # Nobody but the agent has ideas: P27 wants to see that its question is not trained. It counts trainings, and so do
-        # others: no repeats.
+        # Nobody but the agent has ideas: P27 wants to see that its question is not trained. Many count trainings:
+        # nothing is repeated.
         (ctx.repo / "autoexp.toml").write_text(
             f'[run]\nfallback = "opencode"\nrule = "improvement"\n'
             f"[train]\ntimeout_seconds = {ctx.settings['train_timeout']}\n"

@@ -56,6 +56,8 @@ def autoexp_apply(state: RunState, context: Context) -> Event | None:
         return _applied(context, "failed", f"could not be applied: {error}{waits}", by)
     except (ProposalError, RepositoryError, AgentError, PreconditionError) as error:
         event = _applied(context, "failed", f"could not be applied: {error}", by)
+        if by == "agent" and (touched := _refused(state, iteration, worktree, context)) is not None:
+            event = touched
     if event.status in ("failed", "empty", "refused") and by == "agent" and not repair and iteration.proposer in PEOPLE:
         file = context.paths.consumed(context.iteration)
         text = (
@@ -132,6 +134,15 @@ def _ask(state: RunState, iteration: Iteration, worktree: Path, context: Context
     return answer.summary
 
 
+def _refused(state: RunState, iteration: Iteration, worktree: Path, context: Context) -> Applied | None:
+    """What an agent that failed in the end had touched and may not change; None when there is nothing to name."""
+    try:
+        event = _inspect(state, iteration, worktree, context, "", "agent")
+    except (ProposalError, RepositoryError):
+        return None
+    return event if event.status == "refused" else None
+
+
 def _in_vain(context: Context, worktree: Path, begin: str) -> str | None:
     """Why nothing of what was done can be trained; None when something can, or that is told later."""
     try:
@@ -144,8 +155,6 @@ def _in_vain(context: Context, worktree: Path, begin: str) -> str | None:
     if any(allowed(change, context.settings.files) for change in changes):
         return None
     names = ", ".join(_named([change.path for change in changes][:5]))
-    if any(matches(change.path, context.settings.files.editable) for change in changes):
-        context.repository.checkout(worktree, begin)  # there must be a file to begin from again
     return f"all that was changed is {names}, which may not change (only {globs} may, and must stay a file)"
 
 
