@@ -71,11 +71,11 @@ class Examinee:
         """For select: readable when it has said something, or ended."""
         return self.answers
 
-    def ask(self, do: str, file: int | None = None, **fields: Any) -> None:
-        """Send a request, and an open file with it. Raises Unanswered when nobody takes it."""
+    def ask(self, do: str, files: Sequence[int] = (), **fields: Any) -> None:
+        """Send a request, and open files with it. Raises Unanswered when nobody takes it."""
         line = json.dumps({"do": do, **fields}).encode() + b"\n"
         try:
-            if socket.send_fds(self.requests, [line], [] if file is None else [file]) != len(line):
+            if socket.send_fds(self.requests, [line], list(files)) != len(line):
                 raise BlockingIOError
         except OSError:
             raise Unanswered(self._ended() or "the model's process takes no request") from None

@@ -46,13 +46,13 @@ def main(argv: list[str]) -> int:
     try:
         model: Asked | None = None
         program: ModuleType | None = None
-        for request, file in received(requests):
+        for request, files in received(requests):
             if request["do"] == "import":
                 program = load_program(Path(request["program"]))
                 say("ready")
             elif request["do"] == "load":
                 assert program is not None
-                model = Asked(program, request, descriptor, file)
+                model = Asked(program, request, descriptor, files)
                 say("loaded", dtype=model.dtype)
             else:
                 assert model is not None
@@ -68,17 +68,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def received(requests: socket.socket) -> Iterator[tuple[dict[str, Any], int]]:
-    """The requests, each with the file that came along, -1 without one."""
+def received(requests: socket.socket) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    """The requests, each with the files that came along."""
     text, files = b"", list[int]()
     while True:
         while b"\n" not in text:
-            part, came, _, _ = socket.recv_fds(requests, 1 << 16, 1)
+            part, came, _, _ = socket.recv_fds(requests, 1 << 16, 2)
             if not part:
                 return
             text, files = text + part, [*files, *came]
         line, _, text = text.partition(b"\n")
-        yield json.loads(line), files.pop() if files else -1
+        yield json.loads(line), files
+        files = []
 
 
 def load_program(path: Path) -> ModuleType:
@@ -113,7 +114,8 @@ def build(program: ModuleType, vocab: int, tokens: int, dtype: Any) -> Any:
 class Asked:
     """The model with the trained weights, ready to be asked."""
 
-    def __init__(self, program: ModuleType, request: Mapping[str, Any], descriptor: int, file: int) -> None:
+    def __init__(self, program: ModuleType, request: Mapping[str, Any], descriptor: int, files: list[int]) -> None:
+        """`files`: the checkpoint's, and where logits are to lie on a GPU, the memory's."""
         import torch
 
         from autoexp.model import attention
@@ -123,19 +125,19 @@ class Asked:
         from autoexp.model.prepared import cache_folder
 
         rows, self.tokens, self.vocab = request["rows"], request["tokens"], request["vocab"]
-        lent = request["lent"]
+        checkpoint, *lent = files
         threads = {"AUTOEXP_THREADS": str(request["threads"])} if request["threads"] else {}
         self.device = open_device({**os.environ, "AUTOEXP_DEVICE": request["device"], **threads})
         place = self.device.torch_device
-        self.sheet = Sheet(descriptor, rows, self.tokens, self.vocab, logits=lent is None)
+        self.sheet = Sheet(descriptor, rows, self.tokens, self.vocab, logits=not lent)
         try:
-            self.lent = borrow(lent, (rows, self.tokens, self.vocab)) if lent is not None else None
+            self.lent = borrow(lent[0], (rows, self.tokens, self.vocab)) if lent else None
         except OSError as error:
             raise OSError(f"{NO_SHARING}: {error}") from error
         if self.device.compiles:
             use_caches(cache_folder(os.environ) / "compiled")
-        with os.fdopen(file, "rb") as checkpoint:
-            stored = torch.load(checkpoint, map_location=place, weights_only=True)
+        with os.fdopen(checkpoint, "rb") as file:
+            stored = torch.load(file, map_location=place, weights_only=True)
         with place:
             model = build(program, self.vocab, self.tokens, self.device.dtype)
         model.to(place)

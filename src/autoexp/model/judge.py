@@ -181,7 +181,7 @@ class Judge:
 
     def _loaded(self, files: list[int], deadline: float) -> tuple[tuple[Desk, Desk], int]:
         """The examinees with their weights, and how many rows they are asked at once."""
-        lent: list[tuple[Any, str | None]] = [(None, None), (None, None)]
+        lent: list[tuple[Any, list[int]]] = [(None, []), (None, [])]
         rows = _rows(self.device, self.data)
         if not self.through_memory:
             import torch
@@ -189,22 +189,25 @@ class Judge:
             free = torch.cuda.mem_get_info()[0]
             rows = max(1, min(rows, int(free * SHARE) // _row_bytes(self.data)))
             try:
-                lent = [lend((rows, self.data.seq_len, self.data.vocab_size)) for _ in range(2)]
+                for place in range(2):
+                    tensor, descriptor = lend((rows, self.data.seq_len, self.data.vocab_size))
+                    lent[place] = tensor, [descriptor]
             except OSError as error:
                 raise Unanswered(f"{NO_SHARING}: {error}") from error
         for examinee in self.examinees:
             examinee.expect("ready", deadline)
-        for examinee, file, (_, word) in zip(self.examinees, files, lent, strict=True):
+        for examinee, file, (_, memory) in zip(self.examinees, files, lent, strict=True):
             examinee.ask(
                 "load",
-                file,
+                [file, *memory],
                 rows=rows,
                 tokens=self.data.seq_len,
                 vocab=self.data.vocab_size,
                 device=self.device,
                 threads=_threads() if self.device == "cpu" else 0,
-                lent=word,
             )
+            for descriptor in memory:
+                os.close(descriptor)
         for examinee in self.examinees:
             examinee.expect("loaded", deadline)
         self.examination.dtype = self._dtype()

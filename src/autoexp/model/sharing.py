@@ -1,22 +1,19 @@
 """Memory that judge and examinee both see: token ids one way, logits the other.
 
-In main memory it is a file without a name, of a size that nobody can change; on a GPU, a piece of the judge's memory
-that CUDA lets another process open. What is in it is whatever the examinee wants at any moment, so the judge copies
+In main memory it is a file without a name, of a size that nobody can change; on a GPU, memory of the judge's that CUDA
+lets another process map. What is in it is whatever the examinee wants at any moment, so the judge copies
 first and looks then.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import ctypes
 import fcntl
 import math
 import mmap
 import os
-import re
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,46 +62,84 @@ class OnDevice:
         }
 
 
-class Handle(ctypes.Structure):
-    """cudaIpcMemHandle_t."""
+class Place(ctypes.Structure):
+    """CUmemLocation."""
 
-    _fields_ = [("reserved", ctypes.c_char * 64)]
-
-
-def runtime() -> Any:
-    """CUDA's runtime library, the one that torch has loaded. Raises OSError where there is none."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            if match := re.search(r"(/\S*libcudart[^/\s]*\.so[^/\s]*)$", line):
-                return ctypes.CDLL(match[1])
-    raise OSError("CUDA's runtime library is not loaded")
+    _fields_ = [("type", ctypes.c_int), ("id", ctypes.c_int)]
 
 
-def lend(shape: tuple[int, ...]) -> tuple[Any, str]:
-    """A new tensor on the current GPU, float32, and the word by which another process can open it.
+class Kind(ctypes.Structure):
+    """CUmemAllocationProp."""
 
-    It lives as long as this process. Raises OSError when CUDA will not share it.
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("handles", ctypes.c_int),
+        ("place", Place),
+        ("metadata", ctypes.c_void_p),
+        ("flags", ctypes.c_ubyte * 8),
+    ]
+
+
+class Access(ctypes.Structure):
+    """CUmemAccessDesc."""
+
+    _fields_ = [("place", Place), ("flags", ctypes.c_int)]
+
+
+DEVICE, PINNED, DESCRIPTOR, READ_WRITE = 1, 1, 1, 3  # of CUmemLocationType, and so on
+
+
+def lend(shape: tuple[int, ...]) -> tuple[Any, int]:
+    """A new tensor on the current GPU, float32, and a descriptor by which another process can map its memory.
+
+    A descriptor can be handed into any namespace; the handles of cudaIpcGetMemHandle want both processes in one. The
+    memory is there as long as somebody has it mapped. Raises OSError when CUDA will not share it.
     """
+    kind, size = _kind(shape)
+    handle, descriptor = ctypes.c_uint64(), ctypes.c_int(-1)
+    _driver("cuMemCreate", ctypes.byref(handle), ctypes.c_size_t(size), ctypes.byref(kind), ctypes.c_uint64(0))
+    tensor = _mapped(handle, kind, size, shape)
+    _driver("cuMemExportToShareableHandle", ctypes.byref(descriptor), handle, DESCRIPTOR, ctypes.c_uint64(0))
+    return tensor, descriptor.value
+
+
+def borrow(descriptor: int, shape: tuple[int, ...]) -> Any:
+    """The tensor that another process lent by this descriptor. Raises OSError when it cannot be had."""
+    kind, size = _kind(shape)
+    handle = ctypes.c_uint64()
+    _driver("cuMemImportFromShareableHandle", ctypes.byref(handle), ctypes.c_void_p(descriptor), DESCRIPTOR)
+    return _mapped(handle, kind, size, shape)
+
+
+def _kind(shape: tuple[int, ...]) -> tuple[Kind, int]:
+    """(what memory is to be had for a tensor, how many bytes: whole pages of the current GPU's)."""
     import torch
 
-    cuda, pointer, handle = runtime(), ctypes.c_void_p(), Handle()
-    code = cuda.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(4 * math.prod(shape)))
-    code = code or cuda.cudaIpcGetMemHandle(ctypes.byref(handle), pointer)
-    if code or pointer.value is None:
-        raise OSError(f"CUDA error {code}")
-    word = base64.b64encode(ctypes.string_at(ctypes.byref(handle), ctypes.sizeof(handle))).decode()
-    return torch.as_tensor(OnDevice(pointer.value, shape), device="cuda"), word
+    torch.zeros(1, device="cuda")  # with the first tensor, the driver knows the device
+    kind = Kind(type=PINNED, handles=DESCRIPTOR, place=Place(DEVICE, torch.cuda.current_device()))
+    page = ctypes.c_size_t()
+    _driver("cuMemGetAllocationGranularity", ctypes.byref(page), ctypes.byref(kind), 0)
+    return kind, -(-4 * math.prod(shape) // page.value) * page.value
 
 
-def borrow(word: str, shape: tuple[int, ...]) -> Any:
-    """The tensor that another process lent under this word. Raises OSError when it cannot be opened."""
+def _mapped(handle: ctypes.c_uint64, kind: Kind, size: int, shape: tuple[int, ...]) -> Any:
+    """A tensor in the memory behind a handle, from now on until this process ends."""
     import torch
 
-    cuda, pointer, handle = runtime(), ctypes.c_void_p(), Handle()
-    raw = base64.b64decode(word)
-    ctypes.memmove(ctypes.byref(handle), raw, ctypes.sizeof(handle))
-    cuda.cudaIpcOpenMemHandle.argtypes = [ctypes.POINTER(ctypes.c_void_p), Handle, ctypes.c_uint]
-    code = cuda.cudaIpcOpenMemHandle(ctypes.byref(pointer), handle, 1)  # cudaIpcMemLazyEnablePeerAccess
-    if code or pointer.value is None:
-        raise OSError(f"CUDA error {code}")
+    pointer, none = ctypes.c_uint64(), ctypes.c_uint64(0)
+    _driver("cuMemAddressReserve", ctypes.byref(pointer), ctypes.c_size_t(size), ctypes.c_size_t(0), none, none)
+    _driver("cuMemMap", pointer, ctypes.c_size_t(size), ctypes.c_size_t(0), handle, none)
+    access = Access(kind.place, READ_WRITE)
+    _driver("cuMemSetAccess", pointer, ctypes.c_size_t(size), ctypes.byref(access), ctypes.c_size_t(1))
+    assert pointer.value is not None
     return torch.as_tensor(OnDevice(pointer.value, shape), device="cuda")
+
+
+def _driver(name: str, *arguments: Any) -> None:
+    """Call CUDA's driver. Raises OSError when it is not there, or does not do it."""
+    try:
+        code = getattr(ctypes.CDLL("libcuda.so.1"), name)(*arguments)
+    except AttributeError as error:
+        raise OSError(f"this CUDA driver is too old: {error}") from error
+    if code:
+        raise OSError(f"{name}: CUDA error {code}")
