@@ -189,7 +189,7 @@ print(os.getcwd())
     names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     expected = {"report.json", "metrics.jsonl", "trace", "trace/deep", "trace/deep/file", "shut"}
     assert names - {"job.json", "exit.json", "keeper.lock", "keeper.err", "train.log"} == expected
-    assert (folder / "train.log").read_text().strip() == str(folder)
+    assert (folder / "train.log").read_text().strip() == str(confining.INSIDE)
     assert result.cpu_seconds is not None and result.cpu_seconds > 0
 
 

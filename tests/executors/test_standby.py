@@ -18,10 +18,11 @@ import psutil
 import pytest
 from support import gone, leftovers, until
 
-from autoexp.executors import processes, standby
+from autoexp.executors import confining, isolation, processes, standby
 from autoexp.executors.local import Local
-from autoexp.spec.ports import Exit, JobSpec
+from autoexp.spec.ports import Exit, Isolation, JobSpec
 
+confines = pytest.mark.skipif(isolation.available() is not None, reason=str(isolation.available()))
 SLEEPS = "import os, time\nopen('up', 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
 SESSION = """
 import os, signal, sys, time
@@ -63,7 +64,7 @@ class Lab:
         self.count += 1
         (self.work / "train.py").write_bytes(program if isinstance(program, bytes) else program.encode())
         folder = self.folder / "runs" / "r" / str(self.count)
-        env = {"AUTOEXP_SEED": str(self.count), "GREETING": "hello"}
+        env = {"AUTOEXP_SEED": str(self.count), "GREETING": "hello", "AUTOEXP_REPORT": f"{folder}/report.json"}
         command = (sys.executable, "train.py", "--option")
         job = JobSpec(f"{folder}:1", folder, command, self.work, env, 60.0, self.folder / "runs")
         return replace(job, **changes)
@@ -100,6 +101,22 @@ def child_of(keeper: int) -> psutil.Process:
         lambda: next((c for c in psutil.Process(keeper).children() if standby.MODULE in c.cmdline()), None),
         "the child",
     )
+
+
+def child_in(keeper: int) -> psutil.Process:
+    """The same in a sandbox: the process that imports, not those that confine it."""
+
+    def imports(process: psutil.Process) -> bool:
+        try:
+            return process.name().startswith("python") and process.cmdline()[-1:] == [standby.MODULE]
+        except psutil.Error:
+            return False
+
+    found = until(
+        lambda: next(filter(imports, psutil.Process(keeper).children(recursive=True)), None), "the child in its sandbox"
+    )
+    assert isinstance(found, psutil.Process)
+    return found
 
 
 def settled(child: psutil.Process) -> bool:
@@ -140,6 +157,72 @@ def test_it_ends_as_a_process_of_its_own_does(lab: Lab, program: str | bytes) ->
     without = lab.run(job)
     assert "stood_by_seconds" not in without
     assert alike(with_it) == alike(without)
+
+
+@confines
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_in_a_sandbox_it_ends_as_a_process_of_its_own_does(lab: Lab, program: str | bytes) -> None:
+    confined = Isolation()
+    lab.stand_by(isolation=confined)
+    job = lab.job(program, isolation=confined)
+    with_it = lab.run(job)
+    assert ("stood_by_seconds" in with_it) == (program != "this is no Python")
+    assert with_it["isolation"] == isolation.name()
+
+    (job.folder.rename(job.folder.with_name("aside")))
+    without = lab.run(job)
+    assert "stood_by_seconds" not in without
+    assert alike(with_it) == alike(without)
+
+
+LOOKS = """
+import json, os
+from pathlib import Path
+report, cache, files = Path(os.environ["AUTOEXP_REPORT"]), Path({cache!r}), Path({files!r})
+seen = [sorted(os.listdir(files)), (cache / "old").read_text(), sorted(os.listdir(report.parent)), str(report.parent)]
+(cache / "old").write_text("changed")
+(cache / "new").write_text("new")
+(report.parent / "metrics.jsonl").write_text("{{}}")
+report.write_text(json.dumps(seen))
+"""
+
+
+@confines
+def test_a_sandbox_that_stands_by_shows_the_job_that_it_is_given(lab: Lab) -> None:
+    """Its folder, its caches as they are by then, and nothing that another sandbox would not show."""
+    cache, files = lab.folder / "cache", lab.folder / "files"
+    cache.mkdir()
+    files.mkdir()
+    confined = Isolation(readable=(files,), copied=(cache,), keeps_copies=True)
+    lab.stand_by(isolation=confined)
+    settled_in = lab.local.waiting[0].process.pid
+    until(lambda: settled(child_in(settled_in)), "its imports")
+    (cache / "old").write_text("old")
+    (files / "file").write_text("")
+    job = lab.job(LOOKS.format(cache=str(cache), files=str(files)), isolation=confined)
+    ending = lab.run(job)
+    assert "stood_by_seconds" in ending and ending["code"] == 0, ending["log"]
+    assert json.loads((job.folder / "report.json").read_text()) == [
+        ["file"], "old", ["metrics.jsonl", "train.log"], str(confining.INSIDE)
+    ]  # fmt: skip
+    assert (job.folder / "metrics.jsonl").read_text() == "{}"
+    assert {path.name: path.read_text() for path in cache.iterdir()} == {"old": "old", "new": "new"}
+    assert not list(lab.folder.rglob("seat")) + list(lab.folder.rglob("scratch")) + list(lab.folder.rglob("copies"))
+
+
+@confines
+def test_another_sandbox_is_not_for_it(lab: Lab) -> None:
+    """A job that may see less or more than what stands by is not handed to that."""
+    for name in ("one", "other"):
+        (lab.folder / name).mkdir()
+    lab.stand_by(isolation=Isolation(readable=(lab.folder / "one",)))
+    job = lab.job(f"import os; print(os.path.exists({str(lab.folder / 'one')!r}))",
+                  isolation=Isolation(readable=(lab.folder / "other",)))  # fmt: skip
+    ending = lab.run(job)
+    assert "stood_by_seconds" not in ending and ending["log"] == "False\n"
+    lab.stand_by()
+    ending = lab.run(lab.job("pass", isolation=Isolation()))
+    assert "stood_by_seconds" not in ending and ending["isolation"] == isolation.name()
 
 
 def test_a_chain_of_trainings_each_stands_by_but_the_first(lab: Lab) -> None:
@@ -309,7 +392,8 @@ def test_death_after_the_handover(lab: Lab, victim: str) -> None:
     os.kill(pid if victim == "child" else keeper, signal.SIGKILL)
     ending = lab.ending(job)
     assert (ending["status"], ending["code"]) == (("exited", -9) if victim == "child" else ("lost", None))
-    assert gone(pid) and not processes.of_job(*processes.keys_of(json.loads((job.folder / "job.json").read_text())))
+    until(lambda: gone(pid), "its end")  # killed with its keeper, it has its memory to give back
+    assert not processes.of_job(*processes.keys_of(json.loads((job.folder / "job.json").read_text())))
 
 
 SECOND = "def second(): local.submit(job('2', False))\n"

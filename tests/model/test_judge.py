@@ -67,7 +67,7 @@ class Lab:
         task = {
             "program": "train.py",
             "folder": str(place),
-            "examinee": [sys.executable, "-P", "-m", "autoexp.model.examinee"],
+            "examinees": [[sys.executable, "-P", "-m", "autoexp.model.examinee"]] * 2,
             "env": {name: text for name, text in env.items() if name != "AUTOEXP_DATA"},
             "profile": "cpu",
             "splits": ["val"],

@@ -1,10 +1,14 @@
 """An isolated job, by its keeper: the folder that it works in, what it is started with, and what is kept of it.
 
-    <the job's folder>/scratch/          what the training sees in place of the job's folder, and all that it can change
+    <the job's folder>/scratch/          what the training sees at `INSIDE`, and all that it can change
                        copies/<n>/       its copies of the caches of compiled code
+                       seat/             both, of the next job's process, which stands by in the same sandbox
 
 The keeper's own files are out of its sight. When it has ended, plain files and folders are moved from the scratch
 folder to the job's; links, pipes and what has the name of a keeper's file are not.
+
+A sandbox is made once. So that a process in one can become the trainer of a job that is not known yet, it sees the
+job's folder at a place that is the same for all jobs, and what lies there is moved: a mount follows its folder.
 """
 
 from __future__ import annotations
@@ -22,14 +26,16 @@ from typing import Any
 from autoexp.executors import isolation, surroundings
 from autoexp.executors.isolation import View
 from autoexp.workspace import paths as names
-from autoexp.workspace.paths import COPIES, METRICS_FILE, SCRATCH
+from autoexp.workspace.paths import COPIES, LOG_FILE, METRICS_FILE, SCRATCH, SEAT
 
+INSIDE = Path("/autoexp/job")
+"""Where an isolated training sees its job's folder."""
 MOST_ENTRIES = 1000
 """So many files and folders of a training are kept at most; a report, a checkpoint and some logs are a handful."""
 KEEPERS = frozenset(
     [
         *(names.JOB_FILE, names.LOCK_FILE, names.EXIT_FILE, names.KILL_FILE, names.ERRORS_FILE, names.WAIT_FILE),
-        *(names.LOG_FILE, names.PATCH_FILE, SCRATCH, COPIES, "evaluation.json", "evaluation.log", "triage"),
+        *(LOG_FILE, names.PATCH_FILE, SCRATCH, COPIES, SEAT, "evaluation.json", "evaluation.log", "triage"),
     ]
 )
 """What the job's folder holds that is not of the training's making."""
@@ -42,7 +48,7 @@ FIRST_TO_GO = "600"
 
 
 class Confining:
-    """The isolation of one job, `job` being its job.json."""
+    """The isolation of one job, `job` being its job.json; of one that is to come, what job.json will say of that."""
 
     def __init__(self, job: Mapping[str, Any], folder: Path) -> None:
         self.folder, self.cwd = folder, Path(str(job["cwd"]))
@@ -52,33 +58,56 @@ class Confining:
         free = shutil.disk_usage(folder).free
         self.most_bytes = min(int(self.wanted["max_disk_bytes"]), max(1 << 30, free * 9 // 10))
 
-    def prepare(self) -> str:
-        """Make the folders. Returns the name of what confines. Raises OSError, or ValueError where nothing does."""
+    def make(self) -> str:
+        """Make the folders, empty. Returns the name of what confines.
+
+        Raises OSError, or ValueError where nothing does.
+        """
         said = isolation.name()
         _wake_driver()
-        self.scratch.mkdir()  # a new one: what is there already is not ours
+        self.scratch.mkdir(parents=True)  # a new one: what is there already is not ours
+        for copy in self.copies:
+            copy.mkdir(parents=True)
+        return said + (", with the network" if self.wanted["network"] else "")
+
+    def seat(self, seat: Confining) -> str:
+        """Take over the folders of who stands by, in place of `make`. Returns and raises the same."""
+        os.rename(seat.scratch, self.scratch)
+        if self.copies:
+            os.rename(seat.folder / COPIES, self.folder / COPIES)
+        os.link(self.folder / LOG_FILE, self.scratch / LOG_FILE)  # which it opens by itself
+        return isolation.name() + (", with the network" if self.wanted["network"] else "")
+
+    def fill(self) -> None:
+        """Put into the folders what a training finds there. Raises OSError."""
         # one file at two places: the training's progress is read in the job's folder while it runs
         (self.folder / METRICS_FILE).touch()
         with suppress(FileExistsError):
             os.link(self.folder / METRICS_FILE, self.scratch / METRICS_FILE)
         for copy, place in self.copies.items():
-            copy.parent.mkdir(exist_ok=True)
-            _copy(place, copy)
-        return said + (", with the network" if self.wanted["network"] else "")
+            copy_cache(place, copy)
 
     def started_with(self, command: Sequence[str], env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """(the command, the environment) that start `command` confined."""
-        given = surroundings.named(env, self.wanted["env"], self.wanted["network"])
+        given = self.environment(env)
         needed = surroundings.places(command, env, self.cwd)
         view = View(
             readable=(*map(Path, self.wanted["readable"]), *needed, self.cwd),
             hidden=tuple(map(Path, self.wanted["hidden"])),
             writable=tuple(map(Path, self.wanted["writable"])),
             network=self.wanted["network"],
-            placed=((self.scratch, self.folder), *self.copies.items()),
+            placed=((self.scratch, INSIDE), *self.copies.items()),
         )
-        given["TMPDIR"] = "/tmp"
         return isolation.confined(command, view), given
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """What of a trainer's environment a confined one is given, as it is true inside."""
+        kept = surroundings.named(env, self.wanted["env"], self.wanted["network"])
+        return {name: self._inside(text) for name, text in kept.items()} | {"TMPDIR": "/tmp"}
+
+    def _inside(self, text: str) -> str:
+        folder = str(self.folder)
+        return str(INSIDE) + text.removeprefix(folder) if text == folder or text.startswith(f"{folder}/") else text
 
     def limited(self, then: Callable[[], None] | None) -> Callable[[], None]:
         """What is to be done in the new process before it is anybody: limits, and `then`."""
@@ -115,6 +144,11 @@ def collect(folder: Path) -> None:
                     _take(Path(entry.path), folder / entry.name)
     _remove(scratch)
     _remove(folder / COPIES)
+
+
+def leave(seat: Path) -> None:
+    """Remove the folder of what stood by, and what it still holds."""
+    _remove(seat)
 
 
 def exit_code(code: int | None) -> int | None:
@@ -154,14 +188,12 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _copy(place: Path, copy: Path) -> None:
-    """Copy a cache, as far as it is one and can be copied."""
+def copy_cache(place: Path, copy: Path) -> None:
+    """Copy a cache into a folder, as far as it is one and can be copied."""
     if place.is_dir() and _size(place) <= LARGEST_CACHE:
         command = ["cp", "-R", "-P", "-p", *_reflink(), f"{place}/.", str(copy)]
         with suppress(OSError, subprocess.TimeoutExpired):
-            copy.mkdir(exist_ok=True)
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=COPY_SECONDS)
-    copy.mkdir(exist_ok=True)
 
 
 def _reflink() -> list[str]:

@@ -25,7 +25,7 @@ from autoexp.errors import AutoexpError
 from autoexp.executors import examining, processes
 from autoexp.workspace import seals
 from autoexp.workspace.files import tail
-from autoexp.workspace.paths import CHECKPOINT_FILE, EVALUATION_LOG_FILE, METRICS_FILE, REPORT_FILE
+from autoexp.workspace.paths import CHECKPOINT_FILE, COPIES, EVALUATION_LOG_FILE, METRICS_FILE, REPORT_FILE
 
 FORMAT = 1
 LOOK_SECONDS = 0.25
@@ -96,9 +96,14 @@ class Evaluating:
         examining.export(Path(task["repository"]), task["commit"], folder)
         self.program = examining.hash_of(folder / task["program"])
         judge, examinee = examining.environments(self.job, self.env, processes.judge_key(str(self.job["key"])))
-        command = examining.command(python, examining.EXAMINEE)
+        commands = [examining.command(python, examining.EXAMINEE)] * 2
         if isolation := self.job.get("isolation"):
-            command, examinee = examining.confined(command, examinee, isolation, folder)
+            examinee["TMPDIR"] = "/tmp"
+            compiled = self.folder / COPIES
+            commands = [
+                examining.confined(command, examinee, isolation, folder, compiled, self.place / f"copies-{number}")
+                for number, command in enumerate(commands)
+            ]
         log = examining.opened(self.folder / EVALUATION_LOG_FILE)
         try:
             self.process = subprocess.Popen(
@@ -118,7 +123,7 @@ class Evaluating:
             {
                 "program": task["program"],
                 "folder": str(folder),
-                "examinee": command,
+                "examinees": commands,
                 "env": examinee,
                 "profile": task["profile"],
                 "splits": task["splits"],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoexp.executors import surroundings
+from autoexp.executors.confining import copy_cache
 from autoexp.executors.isolation import View
 from autoexp.executors.isolation import confined as confine
 from autoexp.executors.processes import JOB
@@ -43,15 +44,28 @@ def environments(job: Mapping[str, Any], trainer: Mapping[str, str], key: str) -
 
 
 def confined(
-    command: Sequence[str], env: Mapping[str, str], isolation: Mapping[str, Any], program: Path
-) -> tuple[list[str], dict[str, str]]:
-    """(command, environment) of an examinee that sees its interpreter and the program, and nothing else of the user's.
+    command: Sequence[str],
+    env: Mapping[str, str],
+    isolation: Mapping[str, Any],
+    program: Path,
+    compiled: Path,
+    copies: Path,
+) -> list[str]:
+    """The command of an examinee that sees its interpreter, the program, what was compiled for the training, and
+    nothing else of the user's. The checkpoint it is handed by the judge.
 
-    The checkpoint it is handed by the judge. Raises ValueError where nothing can be confined.
+    The training's caches, in `compiled`, are copied into the new folder `copies`: two examinees with one folder could
+    tell each other what they were asked. Raises ValueError where nothing can be confined, or OSError.
     """
     readable = (program, *surroundings.places(command, env, program), *_kernels(isolation))
     hidden = tuple(map(Path, isolation["hidden"]))
-    return confine(command, View(readable=readable, hidden=hidden)), {**env, "TMPDIR": "/tmp"}
+    placed = []
+    copies.mkdir()
+    for number, place in enumerate(isolation["copied"]):
+        (copies / str(number)).mkdir()
+        copy_cache(compiled / str(number), copies / str(number))
+        placed.append((copies / str(number), Path(place)))
+    return confine(command, View(readable=readable, hidden=hidden, placed=tuple(placed)))
 
 
 def _kernels(isolation: Mapping[str, Any]) -> list[Path]:

@@ -104,11 +104,10 @@ class Local:
             if process.poll() is not None or time.monotonic() > deadline:
                 break  # poll() will say that it is lost
             time.sleep(0.005)
-        # what stands by has begun before it is known what it may see
-        wanted = job.standby and job.isolation is None and job.slot not in self.waiting
+        wanted = job.standby and job.slot not in self.waiting
         if wanted and standby.serves(job.command, of_trainer(spec, os.environ)):
             with suppress(OSError):  # the next one is then started as the first was
-                self.waiting[job.slot] = Standby(spec, job.locks)
+                self.waiting[job.slot] = Standby(spec, job.folder, job.locks)
         return process.pid
 
     def poll(self, folder: Path) -> Exit | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from autoexp.executors.environment import lasting, of_trainer
+from autoexp.workspace.paths import SEAT
 
 ARGUMENT = "--standby"
 """The keeper's argument before the key, by which it is found too."""
@@ -26,11 +27,12 @@ MODULE = "autoexp.model.standby"
 class Standby:
     """A keeper without a job, and what its child was started with."""
 
-    def __init__(self, job: Mapping[str, Any], locks: Path) -> None:
-        """Start it for a job that is like `job`, a job.json. Raises OSError when it cannot be started."""
+    def __init__(self, job: Mapping[str, Any], folder: Path, locks: Path) -> None:
+        """Start it for a job that is like `job`, the job.json in `folder`. Raises OSError when it cannot be started."""
         self.key = f"standby:{uuid.uuid4().hex}"
         self.python = str(job["command"][0])
         self.env = lasting(of_trainer(job, os.environ))
+        self.isolation, self.cwd = _lasting(job), str(job["cwd"])
         reading, writing = os.pipe()
         # no stdin of the process object's: the module keeps that open when the object of a living process is dropped
         self.pipe = os.fdopen(writing, "wb", buffering=0)
@@ -47,15 +49,19 @@ class Standby:
             os.close(reading)
         os.set_blocking(writing, False)  # a keeper that does not read must not hold up the session
         # -P: the folder that it waits in is no place to import from
-        if not self._tell({"command": [self.python, "-P", "-m", MODULE], "env": self.env}):
+        command = [self.python, "-P", "-m", MODULE]
+        confined = {"isolation": job.get("isolation"), "cwd": self.cwd, "seat": str(folder / SEAT)}
+        if not self._tell({"command": command, "env": self.env, **confined}):
             self.end()
 
     def fits(self, job: Mapping[str, Any]) -> bool:
-        """Whether the trainer of `job` would have begun as this one did: the same Python, the same environment."""
+        """Whether the trainer of `job` would have begun as this one did: the same Python, environment and sandbox."""
         return (
             serves(job["command"], self.env)
             and job["command"][0] == self.python
             and lasting(of_trainer(job, os.environ)) == self.env
+            and _lasting(job) == self.isolation
+            and (self.isolation is None or str(job["cwd"]) == self.cwd)
             and self.process.poll() is None
         )
 
@@ -76,6 +82,12 @@ class Standby:
             return self.pipe.write(line) == len(line)
         except (OSError, ValueError):  # it is gone, or was let go
             return False
+
+
+def _lasting(job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of a job's isolation, what its sandbox is made by."""
+    wanted: Mapping[str, Any] | None = job.get("isolation")
+    return {name: what for name, what in wanted.items() if name != "keeps_copies"} if wanted else None
 
 
 def keeper(key: str) -> tuple[str, ...]:

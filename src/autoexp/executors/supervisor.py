@@ -26,7 +26,7 @@ import psutil
 
 from autoexp.errors import DiskFullError
 from autoexp.executors import processes
-from autoexp.executors.confining import Confining, exit_code
+from autoexp.executors.confining import INSIDE, Confining, exit_code
 from autoexp.executors.environment import of_trainer
 from autoexp.executors.evaluating import Evaluating
 from autoexp.executors.handover import Waiting
@@ -64,7 +64,7 @@ def stand_by(key: str) -> int:
         if not (line := sys.stdin.buffer.readline()).endswith(b"\n"):
             return 0
         with suppress(OSError, ValueError):  # the command is then started when it is wanted, as without
-            waiting = Waiting(key, **json.loads(line), preexec_fn=die_with_parent())
+            waiting = Waiting(key, json.loads(line), die_with_parent())
         if not (line := sys.stdin.buffer.readline()).endswith(b"\n"):
             return 0
         folder = Path(json.loads(line)["folder"])
@@ -136,10 +136,10 @@ def _supervise(
         return again
     confining = Confining(job, folder) if job.get("isolation") else None
     try:
-        confined_by = confining.prepare() if confining is not None else ""
+        log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        confined_by = _confined(confining, waiting) if confining is not None else ""
         started = time.monotonic()
         deadline = started + timeout
-        log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         watch = _watch(job, confining, evaluating)
         child = _trainer(job, folder, log, waiting, deadline, confining, watch)
     except (OSError, ValueError) as error:  # a word of the command may hold what no program can be given
@@ -223,6 +223,19 @@ def _evaluated_again(folder: Path, evaluating: Evaluating) -> dict[str, object]:
     return {"status": "exited", "code": 0, "reason": "", "wall_seconds": seconds, **fields}
 
 
+def _confined(confining: Confining, waiting: Waiting | None) -> str:
+    """Make what a confined job works in, or take it over from what stands by. Returns the name of what confines it.
+
+    Raises OSError or ValueError.
+    """
+    seat = None
+    if waiting is not None and waiting.seat is not None and waiting.settled(lambda: _asked(confining.folder)):
+        seat = waiting.seat
+    said = confining.make() if seat is None else confining.seat(seat)
+    confining.fill()
+    return said
+
+
 def _watch(job: dict[str, object], confining: Confining | None, evaluating: Evaluating | None) -> Watch:
     """On what it takes, from now on; what is too much, only where it is isolated."""
     limits = Limits()
@@ -261,13 +274,14 @@ def _trainer(
     def over() -> bool:
         return _asked(folder) or time.monotonic() >= deadline
 
+    if waiting is not None:
+        inside = (confining.environment(env), INSIDE) if confining is not None else (env, folder)
+        if waiting.take(command, cwd, inside[0], inside[1] / LOG_FILE, over):
+            watch.elsewhere = waiting.cpu_seconds()  # it has imported meanwhile, and nothing of this job
+            return waiting.process
     if confining is not None:
         command, env = confining.started_with(command, env)
         before = confining.limited(before)
-    elif waiting is not None and waiting.take(command, cwd, env, folder / LOG_FILE, over):
-        with suppress(psutil.Error):  # it has imported meanwhile, and nothing of this job
-            watch.elsewhere = sum(psutil.Process(waiting.process.pid).cpu_times()[:2])
-        return waiting.process
     return subprocess.Popen(
         command,
         cwd=cwd,

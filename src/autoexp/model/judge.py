@@ -52,8 +52,8 @@ class Task:
     """Path of the program within `folder`."""
     folder: str
     """A copy of the candidate's commit."""
-    examinee: tuple[str, ...]
-    """The command of an examinee, isolation included; a descriptor's number is added to it."""
+    examinees: tuple[tuple[str, ...], tuple[str, ...]]
+    """The command of each examinee, isolation included; a descriptor's number is added to it."""
     env: Mapping[str, str]
     """The environment of an examinee."""
     profile: str
@@ -134,8 +134,8 @@ class Judge:
     def _start(self) -> None:
         rows = _rows(self.device, self.data)
         shape = rows, self.data.seq_len, self.data.vocab_size
-        for _ in range(2):
-            new = Examinee(self.task.examinee, self.task.folder, self.task.env, shape, self.through_memory)
+        for command in self.task.examinees:
+            new = Examinee(command, self.task.folder, self.task.env, shape, self.through_memory)
             self.examinees.append(new)
             new.ask("import", program=self.task.program)
 

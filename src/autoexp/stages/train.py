@@ -202,8 +202,6 @@ def _unisolated(state: RunState, context: Context) -> str | None:
 def _isolation(iteration: Iteration, context: Context, judged: bool) -> Isolation:
     """What the training is confined to."""
     settings, train = context.settings, context.settings.train
-    if train.standby:
-        context.note("trainings are isolated: none stands by (train.standby)", "isolated-standby")
     seen = sight(context.workspace, context.paths, settings, context.paths.worktree(iteration.slot), judged)
     earlier = (Path(iteration.reevaluate),) if iteration.reevaluate else ()
     return Isolation(

@@ -24,13 +24,14 @@ REPORT_FILE, METRICS_FILE, LOG_FILE, PATCH_FILE = "report.json", "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 EVALUATION_FILE, EVALUATION_LOG_FILE = "evaluation.json", "evaluation.log"
 """What the judge found, sealed; and what the candidate's model printed while it was examined."""
-SCRATCH, COPIES = "scratch", "copies"
-"""There while an isolated training runs: what it sees as its job's folder, and its copies of caches."""
+SCRATCH, COPIES, SEAT = "scratch", "copies", "seat"
+"""There while an isolated training runs: what it sees as its job's folder, its copies of caches, and the same of what
+stands by for the next one."""
 STOPPED_FILE = "stopped.json"
 """Why the decision rule ended a training: written before it is ended."""
 OF_A_TRAINING = (
     *(JOB_FILE, EXIT_FILE, KILL_FILE, WAIT_FILE, REPORT_FILE, METRICS_FILE, LOG_FILE, CHECKPOINT_FILE),
-    *(EVALUATION_FILE, EVALUATION_LOG_FILE, SCRATCH, COPIES, STOPPED_FILE),
+    *(EVALUATION_FILE, EVALUATION_LOG_FILE, SCRATCH, COPIES, SEAT, STOPPED_FILE),
 )
 """What is in a job's folder once it was started, and not before."""
 RUN_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
