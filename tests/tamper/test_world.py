@@ -42,7 +42,7 @@ def test_the_journal(stage: Stage) -> None:
     assert changed_nothing(cheat, stage)
     after = stage.paths.journal.read_bytes()
     assert after.startswith(before) and b"no event" not in after.splitlines()
-    assert "list: done, ['iterations', 'worktrees']" in cheat.log, "the way to its own folders, and nothing on it"
+    assert "list: done, ['worktrees']" in cheat.log, "the way to its own folders, and nothing on it"
 
 
 def test_other_trials_the_workspace_and_the_home(stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,8 +1,5 @@
-from autoexp.workspace.sight import ours, tried
+from autoexp.workspace.sight import ours
 
 
-def test_isolation_is_taken_for_granted_where_it_was_run() -> None:
-    trainer = "from autoexp.model import Trial\n"
-    assert ours([trainer]) and not ours(["import torch\n"])
-    assert tried([trainer, 'PROFILE = "cpu"  # the machine\n'])
-    assert not tried([trainer + 'PROFILE = "h100"  # the machine\n'])
+def test_isolation_is_taken_for_granted_where_the_trainer_is_ours() -> None:
+    assert ours(["import os\n", "from autoexp.model import Trial\n"]) and not ours(["import torch\n"])

@@ -31,8 +31,8 @@ FORMAT = 1
 LOOK_SECONDS = 0.25
 MANY_CORES = 4
 """From so many on, the judge and two examinees can start while a training runs, and take nothing from it."""
-EARLY_SECONDS = 30.0
-"""How long before the end of a training they are started there: importing takes some 15 s on a GPU."""
+EARLY_SECONDS = 60.0
+"""How long before the end of a training they are started there: on a GPU importing and compiling take half of it."""
 GRACE_SECONDS = 30.0
 """How long the judge may take beyond its own deadline to say that it has passed."""
 LINE_BYTES = 1 << 20

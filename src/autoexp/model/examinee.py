@@ -2,10 +2,12 @@
 
 The judge (judge.py) starts it, and only its child runs the candidate's code. It is sent token ids and gives logits; it
 is sent no target, and has no file of the data. Requests are lines of JSON through the socket that is
-stdin, answers lines on stdout, ids and logits lie in the memory behind DESCRIPTOR:
+stdin, answers lines on stdout, ids and logits lie in the memory behind DESCRIPTOR, or logits on a GPU, in memory whose
+descriptor comes with "build":
 
     {"do": "import", "program": "train.py"}             {"said": "ready"}
-    {"do": "load", "rows": 64, ...}, and the file       {"said": "loaded", "dtype": "float32"}
+    {"do": "build", "rows": 64, ...}                    {"said": "built"}
+    {"do": "load"}, and the checkpoint                  {"said": "loaded"}
     {"do": "answer", "rows": 64, "number": 7}           {"said": "done", "number": 7}
 
 Where something goes wrong it says {"said": "failed", "reason": "..."} and ends. Nothing that is done here is believed:
@@ -50,10 +52,14 @@ def main(argv: list[str]) -> int:
             if request["do"] == "import":
                 program = load_program(Path(request["program"]))
                 say("ready")
-            elif request["do"] == "load":
+            elif request["do"] == "build":
                 assert program is not None
                 model = Asked(program, request, descriptor, files)
-                say("loaded", dtype=model.dtype)
+                say("built")
+            elif request["do"] == "load":
+                assert model is not None
+                model.load(files[0])
+                say("loaded")
             else:
                 assert model is not None
                 model.answer(request["rows"])
@@ -112,11 +118,10 @@ def build(program: ModuleType, vocab: int, tokens: int, dtype: Any) -> Any:
 
 
 class Asked:
-    """The model with the trained weights, ready to be asked."""
+    """The candidate's model, ready to be asked once it has its weights."""
 
-    def __init__(self, program: ModuleType, request: Mapping[str, Any], descriptor: int, files: list[int]) -> None:
-        """`files`: the checkpoint's, and where logits are to lie on a GPU, the memory's."""
-        import torch
+    def __init__(self, program: ModuleType, request: Mapping[str, Any], descriptor: int, lent: list[int]) -> None:
+        """`lent`: where logits are to lie on a GPU, the descriptor of that memory."""
 
         from autoexp.model import attention
         from autoexp.model.compiling import compile_regions, use_caches
@@ -125,7 +130,6 @@ class Asked:
         from autoexp.model.prepared import cache_folder
 
         rows, self.tokens, self.vocab = request["rows"], request["tokens"], request["vocab"]
-        checkpoint, *lent = files
         threads = {"AUTOEXP_THREADS": str(request["threads"])} if request["threads"] else {}
         self.device = open_device({**os.environ, "AUTOEXP_DEVICE": request["device"], **threads})
         place = self.device.torch_device
@@ -136,12 +140,9 @@ class Asked:
             raise OSError(f"{NO_SHARING}: {error}") from error
         if self.device.compiles:
             use_caches(cache_folder(os.environ) / "compiled")
-        with os.fdopen(checkpoint, "rb") as file:
-            stored = torch.load(file, map_location=place, weights_only=True)
         with place:
             model = build(program, self.vocab, self.tokens, self.device.dtype)
         model.to(place)
-        model.load_state_dict(stored["model"])
         model.eval()
         available.settle(place, self.device.compiles)
         attention.prepare(
@@ -152,18 +153,24 @@ class Asked:
             dtype=self.device.dtype,
             head_dim=getattr(program, HEAD_DIM, 128),
         )
+        self.model = model
         if self.device.compiles:
             compile_regions(model)
-        self.model = model
-        self.dtype = str(self.device.dtype).removeprefix("torch.")
+            self._logits(rows)  # which compiles it
+
+    def load(self, file: int) -> None:
+        """Give it the weights of a checkpoint."""
+        import torch
+
+        with os.fdopen(file, "rb") as checkpoint:
+            stored = torch.load(checkpoint, map_location=self.device.torch_device, weights_only=True)
+        self.model.load_state_dict(stored["model"])
 
     def answer(self, rows: int) -> None:
         """Put the logits of the first `rows` rows of ids where the judge reads them."""
         import torch
 
-        ids = torch.from_numpy(self.sheet.ids[:rows].copy()).to(self.device.torch_device)
-        with torch.no_grad(), self.device.autocast():
-            logits = self.model.logits(ids)
+        logits = self._logits(rows)
         wanted = (rows, self.tokens, self.vocab)
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != wanted:
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -171,6 +178,13 @@ class Asked:
         target = torch.from_numpy(self.sheet.logits) if self.lent is None else self.lent
         target[:rows].copy_(logits)
         self.device.synchronize()
+
+    def _logits(self, rows: int) -> Any:
+        import torch
+
+        ids = torch.from_numpy(self.sheet.ids[:rows].copy()).to(self.device.torch_device)
+        with torch.no_grad(), self.device.autocast():
+            return self.model.logits(ids)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The judge: bits per byte of a checkpoint, by the harness alone. `python -P -m autoexp.model.judge`
 
 The keeper of a training starts it while that runs, and sends a line of JSON on stdin (`Task`). It reads the data,
-starts two examinees that import the candidate's program, and waits. With the next line, `go`, the checkpoint is there:
-it has the weights loaded, asks, and prints a line of JSON on stdout. Lines before that say how far it is.
+starts two examinees that import the candidate's program and, on a GPU that has room beside the training, build and
+compile its model, and waits. With the next line, `go`, the checkpoint is there: it has the weights loaded, asks, and
+prints a line of JSON on stdout. Lines before that say how far it is.
 
     {"progress": 0.25}
     {"status": "ok", "metrics": {"val_bpb": 1.234}, "checks": {...}, "checkpoint": "<sha256>", ...}
@@ -22,6 +23,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +41,9 @@ from autoexp.model.sharing import lend
 from autoexp.model.storage import sha256_file
 
 MOST_ROWS = {"cpu": 64, "cuda": 128}  # at once
-MOST_BYTES = {"cpu": 2**26, "cuda": 2**30}  # of their logits
-SHARE = 1 / 32  # of a GPU's free memory may hold the logits of an examinee
+MOST_BYTES = {"cpu": 2**26, "cuda": 2**31}  # of their logits
+SHARE = 1 / 32  # of a GPU's memory may hold the logits of an examinee
+ROOM = 24 * 2**30  # bytes free on a GPU: so much is more than two examinees and the judge take
 SAY_SECONDS = 0.25
 
 
@@ -118,15 +121,20 @@ class Judge:
         self.device = _device(self.data)
         self.examinees: list[Examinee] = []
         self.through_memory = self.device != "cuda"
+        self.desks: tuple[Desk, Desk] | None = None
         try:
             self._start()
-            if self.device == "cuda":
-                import torch  # noqa: F401 - takes seconds, and touches no GPU yet
             rng = np.random.default_rng(int.from_bytes(os.urandom(32)))
             # data of an older release has no test split: then only the others are asked about
             splits = tuple(split for split in task.splits if split in self.data.meta)
             self.examination: Examination = prepared_examination(self.data, splits, rng)
-            self.facts = {"harness": harness_hash(), "data": data_hashes(self.data, splits), "device": self.device}
+            self.facts: dict[str, Any] = {
+                "harness": harness_hash(),
+                "data": data_hashes(self.data, splits),
+                "device": self.device,
+            }
+            if self.device == "cuda":
+                self._build_early()
         except BaseException:
             self._end()
             raise
@@ -142,7 +150,7 @@ class Judge:
     def _end(self) -> None:
         for examinee in self.examinees:
             examinee.close()
-        self.examinees = []
+        self.examinees, self.desks = [], None
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -157,50 +165,72 @@ class Judge:
         deadline = time.monotonic() + self.task.seconds
         files = open_checkpoint(Path(self.task.checkpoint), 3)  # each with a place of its own to read at
         try:
-            self.facts["checkpoint"] = hash_file(files[0])
-            return self._judge(files[1:], deadline, tick)
+            with ThreadPoolExecutor(1) as beside:
+                checkpoint = beside.submit(hash_file, files[0])  # a second for each gigabyte
+                try:
+                    return self._judge(files[1:], deadline, tick)
+                finally:
+                    self.facts["checkpoint"] = checkpoint.result()
         finally:
             for file in files:
                 os.close(file)
 
     def _judge(self, files: list[int], deadline: float, tick: Any) -> dict[str, Any]:
+        began = time.monotonic()
         try:
-            desks, rows = self._loaded(files, deadline)
+            desks = self.desks or self._build(deadline)
         except Unanswered as error:
             if NO_SHARING not in str(error):
                 raise
             self._end()  # again, through main memory: slower, and the same
             self.through_memory = True
             self._start()
-            desks, rows = self._loaded(files, deadline)
-        examine(self.examination, desks, rows, deadline, tick)
+            desks = self._build(deadline)
+        for desk, file in zip(desks, files, strict=True):
+            desk.examinee.ask("load", [file])
+        for desk in desks:
+            desk.examinee.expect("loaded", deadline)
+        self.facts["load_seconds"] = round(time.monotonic() - began, 3)
+        examine(self.examination, desks, self.rows, deadline, tick)
         checks = self.examination.verdict()
         metrics = {f"{split}_bpb": value for split, value in self.examination.bits_per_byte().items()}
         tokens = sum(len(question.ids) for part in self.examination.questions for question in part if question.split)
         return {"metrics": metrics, "checks": checks, "tokens": tokens, "dtype": self.examination.dtype}
 
-    def _loaded(self, files: list[int], deadline: float) -> tuple[tuple[Desk, Desk], int]:
-        """The examinees with their weights, and how many rows they are asked at once."""
+    def _build_early(self) -> None:
+        """Build the models while the training still runs, if its GPU has room for that; else later."""
+        import torch
+
+        if torch.cuda.mem_get_info()[0] < ROOM:
+            return
+        try:
+            self.desks = self._build(time.monotonic() + self.task.seconds)
+        except (Unanswered, RuntimeError):  # RuntimeError: of CUDA, out of memory among them
+            self._end()
+            self._start()
+
+    def _build(self, deadline: float) -> tuple[Desk, Desk]:
+        """Have the examinees build the model, ready to be asked but for its weights. Raises Unanswered."""
         lent: list[tuple[Any, list[int]]] = [(None, []), (None, [])]
-        rows = _rows(self.device, self.data)
+        self.rows = _rows(self.device, self.data)
         if not self.through_memory:
             import torch
 
-            free = torch.cuda.mem_get_info()[0]
-            rows = max(1, min(rows, int(free * SHARE) // _row_bytes(self.data)))
+            most = int(torch.cuda.mem_get_info()[1] * SHARE) // _row_bytes(self.data)
+            self.rows = max(1, min(self.rows, most))
             try:
                 for place in range(2):
-                    tensor, descriptor = lend((rows, self.data.seq_len, self.data.vocab_size))
+                    tensor, descriptor = lend((self.rows, self.data.seq_len, self.data.vocab_size))
                     lent[place] = tensor, [descriptor]
             except OSError as error:
                 raise Unanswered(f"{NO_SHARING}: {error}") from error
         for examinee in self.examinees:
             examinee.expect("ready", deadline)
-        for examinee, file, (_, memory) in zip(self.examinees, files, lent, strict=True):
+        for examinee, (_, memory) in zip(self.examinees, lent, strict=True):
             examinee.ask(
-                "load",
-                [file, *memory],
-                rows=rows,
+                "build",
+                memory,
+                rows=self.rows,
                 tokens=self.data.seq_len,
                 vocab=self.data.vocab_size,
                 device=self.device,
@@ -209,10 +239,10 @@ class Judge:
             for descriptor in memory:
                 os.close(descriptor)
         for examinee in self.examinees:
-            examinee.expect("loaded", deadline)
+            examinee.expect("built", deadline)
         self.examination.dtype = self._dtype()
         one, two = (Desk(examinee, tensor) for examinee, (tensor, _) in zip(self.examinees, lent, strict=True))
-        return (one, two), rows
+        return one, two
 
     def _dtype(self) -> str:
         """The precision of the device: an examinee's own word would buy it tolerance."""

@@ -22,7 +22,6 @@ from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
 from autoexp.workspace.settings import Settings, filled, load, missing_data
-from autoexp.workspace.sight import tried
 from autoexp.workspace.trainer import PACKAGE
 
 GPU_PROFILE = "h100"
@@ -96,7 +95,7 @@ def _examine(start: Path | None) -> list[Check]:
     checks.append(_data(workspace, settings))
     checks += _machine(settings)
     checks += _profile(ours)
-    checks.append(_isolation(settings, bool(ours), tried(ours)))
+    checks.append(_isolation(settings, bool(ours)))
     edited = _edited(repository, editable)
     if edited:
         said = f"uncommitted edits of {', '.join(edited)}: they are not part of a run"
@@ -232,16 +231,13 @@ def _profile(sources: list[str]) -> list[Check]:
     return [_note("profile", said, "autoexp init another-folder --profile cpu")]
 
 
-def _isolation(settings: Settings, ours: bool, on_tried: bool) -> Check:
+def _isolation(settings: Settings, ours: bool) -> Check:
     """What trainings will be confined by, with the executor of the settings."""
     wanted = settings.train.isolation
     if wanted == "off":
         return _note("isolation", 'none: train.isolation is "off"; trainings see and do what you can')
     if wanted == "auto" and not ours:
         said = "none: the program is not made with autoexp's trainer, and may need anything"
-        return _note("isolation", said, f'set isolation = "required" under [train] in {SETTINGS_FILE}')
-    if wanted == "auto" and not on_tried:
-        said = "none: it has not been run on a GPU yet; trainings see and do what you can"
         return _note("isolation", said, f'set isolation = "required" under [train] in {SETTINGS_FILE}')
     executor = parts(plugin_manager(), "executors", settings.executors)[settings.run.executor]
     missing = missing_isolation(executor)

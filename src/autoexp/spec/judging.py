@@ -10,7 +10,6 @@ from autoexp.spec.ports import Evaluation
 from autoexp.workspace.constants import declared
 from autoexp.workspace.contract import can_be_judged, script_of
 from autoexp.workspace.seals import ensure_key
-from autoexp.workspace.sight import TRIED
 
 if TYPE_CHECKING:
     from autoexp.runs.state import RunState
@@ -35,13 +34,11 @@ def unjudged(state: RunState, context: Context) -> str:
     wanted = context.settings.train.evaluation
     if wanted == "trainer":
         return 'train.evaluation is "trainer"'
-    why, _, profile = _looked_at(state, context)
+    why, _, _ = _looked_at(state, context)
     if why and wanted == "judge":
         raise PreconditionError(
             f'train.evaluation is "judge", and {why}', 'set evaluation = "auto" under [train], then: autoexp resume'
         )
-    if not why and wanted == "auto" and profile not in TRIED:
-        return 'the judge has not been run on a GPU yet: it is to be asked for (train.evaluation = "judge")'
     return why
 
 
@@ -78,4 +75,4 @@ def _looked_at(state: RunState, context: Context) -> tuple[str, str, str]:
     if not can_be_judged(text):
         return f"{script} does not keep the contract for it", "", ""
     constant = declared(text).get("PROFILE")
-    return "", script, str(constant.value) if constant is not None else TRIED[0]
+    return "", script, str(constant.value) if constant is not None else "cpu"

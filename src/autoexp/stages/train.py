@@ -21,7 +21,7 @@ from autoexp.workspace.files import tail
 from autoexp.workspace.paths import CHECKPOINT_FILE, JOB_FILE, LOG_FILE, REPORT_FILE, stale
 from autoexp.workspace.report import Judged, checked, checkpoint_mb, outcome
 from autoexp.workspace.settings import filled
-from autoexp.workspace.sight import ours, sight, tried
+from autoexp.workspace.sight import ours, sight
 
 MISSED = re.compile(
     r"Read-only file system|Network is unreachable|name resolution|Name or service not known|No such file or directory"
@@ -190,8 +190,6 @@ def _unisolated(state: RunState, context: Context) -> str | None:
         sources = editable_texts(context.repository, state.base, files.editable, files.frozen).values()
         if not ours(sources):
             return 'the program is not made with autoexp\'s trainer (train.isolation = "required" isolates any)'
-        if not tried(sources):
-            return 'isolation has not been run on a GPU yet: it is to be asked for (train.isolation = "required")'
     missing = missing_isolation(context.executor())
     if missing is not None and wanted == "required":
         hint = 'apt-get install bubblewrap (or set isolation = "off" under [train]), then: autoexp resume'

@@ -65,8 +65,7 @@ class Train(Section):
     """Whether the command evaluates the checkpoint in AUTOEXP_CHECKPOINT instead of training."""
     evaluation: Literal["auto", "judge", "trainer"] = "auto"
     """Who evaluates: the harness's judge, from the checkpoint, in other processes, or the trainer itself. `auto` is the
-    judge where the run's first program keeps the contract for that and is written for a CPU: on a GPU the judge has not
-    been run yet, and is to be asked for. `judge` refuses a program that does not keep the contract."""
+    judge where the run's first program keeps the contract for that; `judge` refuses one that does not."""
     evaluation_seconds: PositiveFloat = 300.0
     """Wall time that the judge may take, once a training has ended."""
     isolation: Literal["auto", "required", "off"] = "auto"

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import RunPaths, Workspace, cache_dir
 from autoexp.workspace.settings import Settings, filled
 from autoexp.workspace.trainer import PACKAGE
@@ -17,8 +16,6 @@ HELD_OUT = ("val.rows", "test.rows")
 """Of a folder of prepared data: the rows that trials are judged by."""
 BUNDLED = "model/bundled"
 """The package's own text, validation part included; only preparing reads it."""
-TRIED = ("cpu",)
-"""Profiles on whose machines isolation and the judge were run: elsewhere they are to be asked for."""
 COMPILED = ("compiled", "device-batch")
 """Of the cache: what the trainer's harness writes there."""
 OF_COMPILERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
@@ -40,12 +37,6 @@ def ours(sources: Iterable[str]) -> bool:
     candidate says of itself frees it from nothing.
     """
     return any(PACKAGE in source for source in sources)
-
-
-def tried(sources: Iterable[str]) -> bool:
-    """Whether the profile that a program is for is one that isolation was run on."""
-    named = (declared(source).get("PROFILE") for source in sources)
-    return all(constant.value in TRIED for constant in named if constant is not None)
 
 
 def sight(workspace: Workspace, paths: RunPaths, settings: Settings, worktree: Path, sealed: bool = False) -> Sight:
