@@ -17,7 +17,7 @@ from autoexp.model.evaluate import evaluate
 from autoexp.model.examination import CHANGED, PLACES, prepared_examination
 from autoexp.model.prepared import Prepared, read_prepared
 from autoexp.model.report import save_checkpoint
-from autoexp.model.scoring import OnCpu, OnGpu
+from autoexp.model.scoring import OnCpu, OnGpu, evaluated_rows
 from autoexp.model.sharing import Sheet, nameless
 
 from .conftest import environment, load_module, write_train
@@ -179,6 +179,14 @@ def test_what_is_patched_in_memory_changes_nothing(lab: Lab, tmp_path: Path) -> 
     assert said["metrics"]["val_bpb"] == pytest.approx(lab.bpb, abs=1e-6)
 
 
+def test_logits_too_large_for_rounding_gain_nothing(lab: Lab, tmp_path: Path) -> None:
+    said = lab.judged(answers("out = torch.full_like(out, 1e9)"), folder=tmp_path / "program")
+    assert said["status"] == "ok", said
+    lengths = lab.prepared.token_bytes()[lab.prepared.rows("val")[evaluated_rows(lab.prepared, "val"), 1:]]
+    uniform = (lengths > 0).sum() * np.log2(lab.prepared.vocab_size) / lengths.sum()
+    assert said["metrics"]["val_bpb"] == pytest.approx(uniform, abs=1e-5)
+
+
 def test_a_checkpoint_that_is_none_is_told(lab: Lab, tmp_path: Path) -> None:
     link = tmp_path / "link.pt"
     link.symlink_to(lab.checkpoint)
@@ -243,6 +251,16 @@ def test_numpy_and_torch_count_alike() -> None:
         assert not OnCpu(spoilt).finite() and not OnGpu(torch.from_numpy(spoilt)).finite()
     spoilt[2, 4, 9] = np.inf  # the sum of both is NaN
     assert not OnCpu(spoilt).finite()
+
+
+@pytest.mark.parametrize("answer", [OnCpu, lambda logits: OnGpu(torch.from_numpy(logits))], ids=["numpy", "torch"])
+@pytest.mark.parametrize("offset", [-3e38, -1e9, -1e6, 1e6, 1e9, 3e38])
+def test_a_distribution_costs_what_it_costs_however_large_its_logits_are(answer: Any, offset: float) -> None:
+    """What is added to all logits of a place changes no probability, and must not be lost to rounding either."""
+    asked = answer(np.full((1, 2, 256), offset, np.float32))
+    assert asked.finite()
+    assert asked.losses(np.array([[3, 200]])) == pytest.approx(np.log(256), abs=1e-5)
+    assert np.exp(asked.log_probabilities(0, np.array([0, 1]))).sum(-1) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_shared_memory_has_a_size_that_nobody_changes() -> None:
