@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import FINISH, Stage
+from .conftest import FINISH, OLD, Stage
 
 REPORT = """\
         import json, os
@@ -120,3 +120,44 @@ def test_more_than_the_budget(stage: Stage, edits: dict[str, str]) -> None:
     assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
     assert cheat.outcome.over_budget.startswith("over budget: it worked for ")
     assert cheat.outcome.reason in (cheat.outcome.over_budget, "timed out after 120 s")
+
+
+def test_training_by_a_process_that_nobody_waits_for(stage: Stage) -> None:
+    """The kernel tells nobody what it took, and the one that waits for its weights does not work."""
+    hidden = """\
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+done, told = os.pipe()
+if os.fork() == 0:
+    began = time.process_time()
+    while time.process_time() - began < 14:
+        sum(range(10000))
+    os._exit(0)
+os.close(told)
+os.read(done, 1)
+"""
+    cheat = stage.cheat(model=hidden)
+    assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
+    assert cheat.outcome.over_budget.startswith("over budget: it worked for ")
+
+
+def test_training_while_it_is_evaluated(stage: Stage) -> None:
+    """Its rows are in the checkpoint, and it goes on with them before it gives the first answer."""
+    late = """\
+        if not self.training and not hasattr(self, "late"):
+            import time
+            self.late = time.process_time()
+            while time.process_time() - self.late < 14:
+                torch.rand(64, 64) @ torch.rand(64, 64)
+"""
+    cheat = stage.cheat(embedded=late + OLD["embedded"])
+    assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
+    assert cheat.outcome.over_budget.startswith("over budget: its evaluation worked for ")
+
+
+def test_a_fork_bomb_in_the_evaluation(stage: Stage) -> None:
+    """What is harmless where it trains may be otherwise where it is asked."""
+    bomb = "import os\nwhile __name__ != '__main__':\n    try:\n        os.fork()\n    except OSError:\n        pass\n"
+    cheat = stage.cheat(bomb)
+    assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
+    assert "more than 60 processes" in cheat.outcome.reason

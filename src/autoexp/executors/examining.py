@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from autoexp.executors import surroundings
 from autoexp.executors.isolation import View
 from autoexp.executors.isolation import confined as confine
@@ -95,14 +97,12 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tree(pid: int) -> set[int]:
+def family(pid: int) -> list[psutil.Process]:
     """A process and all that it started, as far as that still lives."""
-    import psutil
-
-    found = {pid}
     with suppress(psutil.Error):
-        found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
-    return found
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 def opened(path: Path) -> int:
