@@ -35,6 +35,7 @@ def test_the_next_token(stage: Stage) -> None:
     cheat = stage.cheat(embedded="        x: Tensor = self.embedding(ids) + self.embedding(ids.roll(-1, 1))\n")
     assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
     assert "the model sees tokens it is to predict" in cheat.outcome.reason
+    assert len(cheat.folders) == 1, "the coins are not thrown again for it"
 
 
 @pytest.mark.parametrize(

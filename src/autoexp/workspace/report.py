@@ -141,7 +141,8 @@ def _judged(
         others = {name: number for name, said in metrics.items() if (number := finite(said)) is not None}
         known["metrics"] = {metric.name: value, **others, **known["metrics"]}
         return Outcome(status="success", metric=value, **known)
-    known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)}, judged.checkpoint.parent)
+    if record.get("status") != "refused":  # what was found out is not given another chance
+        known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)}, judged.checkpoint.parent)
     what = str(record.get("reason") or f"no {metric.name} in its evaluation")
     return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
 
