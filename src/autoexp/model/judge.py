@@ -132,7 +132,7 @@ class Judge:
                 import torch  # noqa: F401 - takes seconds, and touches no GPU yet
             rng = np.random.default_rng(int.from_bytes(os.urandom(32)))
             # data of an older release has no test split: then only the others are asked about
-            splits = tuple(split for split in task.splits if split in self.data.meta)
+            splits = tuple(split for split in task.splits if self.data.has(split))
             self.examination: Examination = prepared_examination(self.data, splits, rng)
             self.facts = {"harness": harness_hash(), "data": data_hashes(self.data, splits), "device": self.device}
         except BaseException:
