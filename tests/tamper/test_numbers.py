@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from .conftest import FINISH, OLD, Stage
@@ -58,6 +60,27 @@ def test_a_loss_that_is_none(stage: Stage, loss: str) -> None:
 def test_the_validation_rows(stage: Stage) -> None:
     cheat = stage.cheat("import os\nprint('rows:', open(os.environ['AUTOEXP_DATA'] + '/val.rows', 'rb').read(9))")
     assert "rows: b" not in cheat.log
+
+
+def test_the_text_that_the_rows_are_of(stage: Stage) -> None:
+    """Where it lies, where it is committed, and what a preparation that was killed has left of it."""
+    text = stage.root / "text.txt"
+    left = [stage.data / ".val.rows.x.tmp", stage.data / "encoded-12345678" / "block.ids"]
+    left[1].parent.mkdir()
+    for path in left:
+        path.write_text("rows")
+    assert text.read_text() and json.loads((stage.data / "meta.json").read_text())["dataset"] == str(text)
+    places = ["text.txt", *map(str, [text, *left])]  # the first beside the program
+    tries = "\n".join(
+        f"try:\n    print('seen:', open(os.path.join(os.path.dirname(__file__), {place!r})).read(4), flush=True)\n"
+        f"except OSError as error:\n    print('hidden:', type(error).__name__, flush=True)"
+        for place in places
+    )
+    cheat = stage.cheat(f"import os\n{tries}")
+    assert cheat.outcome.status == "success"
+    asked = (cheat.folders[0] / "evaluation.log").read_text()  # of two examinees, whose program is a copy of the commit
+    for log, processes in ((cheat.log, 1), (asked, 2)):
+        assert log.count("hidden: ") == processes * len(places) and "seen: " not in log
 
 
 def test_the_validation_rows_as_training_rows(stage: Stage) -> None:

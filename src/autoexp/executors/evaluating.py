@@ -107,7 +107,7 @@ class Evaluating:
         judge, examinee = examining.environments(self.job, self.env, processes.judge_key(str(self.job["key"])))
         command = examining.command(python, examining.EXAMINEE)
         if isolation := self.job.get("isolation"):
-            command, examinee = examining.confined(command, examinee, isolation, folder)
+            command, examinee = examining.confined(command, examinee, isolation, folder, Path(self.job["cwd"]))
         log = examining.opened(self.folder / EVALUATION_LOG_FILE)
         try:
             self.process = subprocess.Popen(

@@ -45,15 +45,17 @@ def environments(job: Mapping[str, Any], trainer: Mapping[str, str], key: str) -
 
 
 def confined(
-    command: Sequence[str], env: Mapping[str, str], isolation: Mapping[str, Any], program: Path
+    command: Sequence[str], env: Mapping[str, str], isolation: Mapping[str, Any], program: Path, worktree: Path
 ) -> tuple[list[str], dict[str, str]]:
-    """(command, environment) of an examinee that sees its interpreter and the program, and nothing else of the user's.
+    """(command, environment) of an examinee that sees its interpreter and the program, and nothing else of the user's;
+    of the program not what its training in `worktree` does not see.
 
     The checkpoint it is handed by the judge. Raises ValueError where nothing can be confined.
     """
     readable = (program, *surroundings.places(command, env, program), *_kernels(isolation))
-    hidden = tuple(map(Path, isolation["hidden"]))
-    return confine(command, View(readable=readable, hidden=hidden)), {**env, "TMPDIR": "/tmp"}
+    hidden = [Path(place) for place in isolation["hidden"]]
+    hidden += [program / place.relative_to(worktree) for place in hidden if place.is_relative_to(worktree)]
+    return confine(command, View(readable=readable, hidden=tuple(hidden))), {**env, "TMPDIR": "/tmp"}
 
 
 def _kernels(isolation: Mapping[str, Any]) -> list[Path]:
