@@ -56,7 +56,7 @@ def simulate(options: argparse.Namespace) -> int:
     found: dict[str, list[Result]] = {}
     for name, rule in RULES.items():
         for sigma in SIGMAS:
-            world = World(sigma, trainings=options.trainings)
+            world = World(sigma, trainings=options.trainings, broken=options.broken)
             night = rule(world, options.nights, options.seed)
             null = rule(World(sigma, null=True, trainings=options.trainings), options.nights, options.seed + 1)
             found.setdefault(name, []).append(night)
@@ -158,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     nights = modes.add_parser("simulate", help="simulated nights")
     nights.add_argument("--nights", type=int, default=400)
     nights.add_argument("--trainings", type=float, default=120.0, help="GPU time of a night, in trainings")
+    nights.add_argument("--broken", type=float, default=0.0, help="part of the proposals that wreck the program")
     nights.add_argument("--plot", type=Path, help="draw gain and false keeps into this file (needs matplotlib)")
     for name, words in (("real", "real trainings on the CPU"), ("fit", "fit the curve model to them")):
         mode = modes.add_parser(name, help=words)

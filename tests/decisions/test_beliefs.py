@@ -82,6 +82,20 @@ def test_the_spread_of_effects_is_learned_from_trials() -> None:
     assert (unknown.gain[0], unknown.loss[0]) == (2.0, 6.0), "in noises, before there is a trial"
 
 
+def test_a_few_wrecks_do_not_hide_what_the_others_are_like() -> None:
+    """A tenfold learning rate is worse by hundreds of noises, a brilliant first idea better by as many."""
+    rng = np.random.default_rng(3)
+    usual = np.concatenate([-rng.exponential(5.0, 60), rng.exponential(10.0, 140)]) + rng.normal(0.0, 1.0, 200)
+    spoilt = np.concatenate([usual, np.full(20, 2000.0), [-3000.0]])
+    one, other = (
+        learned_effects(each[None], np.ones((1, len(each))), np.ones((1, len(each))), np.array([1.0]))
+        for each in (usual, spoilt)
+    )
+    assert other.loss[0] < 2.0 * one.loss[0] and other.gain[0] < 2.0 * one.gain[0]
+    near = np.array([-2.0])
+    assert believed(near, np.ones(1), other).better == pytest.approx(believed(near, np.ones(1), one).better, abs=0.1)
+
+
 def test_few_repeats_leave_room_for_more_noise() -> None:
     few, many = noise_variance(2.0, 2.0, 1.0), noise_variance(200.0, 200.0, 1.0)
     assert few == pytest.approx(2.0) and many == pytest.approx(1.01)

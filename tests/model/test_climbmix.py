@@ -227,7 +227,7 @@ def test_validation_rows_are_the_references_and_the_test_split_is_what_comes_aft
     server.files[climbmix.shard_name(climbmix.VAL_SHARD)] = (tmp_path / "val.parquet").read_bytes()
     assert run(server, cache) == 0
     data = read_prepared(next((cache / "prepared").glob("climbmix-cpu-*")))
-    assert data is not None and data.has_test
+    assert data is not None and data.has("test")
     tokenizer = Tokenizer.load(data.folder / "tokenizer.json")
     batches = climbmix.ClimbMix(cache, 2, server.url).documents("val")
     expected = np.stack(list(Packer(data.seq_len + 1).rows(map(tokenizer.encode_documents, batches))))
@@ -244,6 +244,6 @@ def test_a_shard_that_validation_takes_whole_leaves_no_test_split(
     """It is read again for validation, as the reference does; what comes then was validated on already."""
     assert run(server, cache) == 0
     data = read_prepared(next((cache / "prepared").glob("climbmix-cpu-*")))
-    assert data is not None and not data.has_test
+    assert data is not None and not data.has("test")
     assert not (data.folder / "test.rows").exists()
-    assert "there is no test split" in capsys.readouterr().out
+    assert "there is too little text for a test split" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autoexp.model.datasets import Bundled, OwnText, pieces
+from autoexp.model.datasets import Bundled, OwnText, pieces, split_of
 from autoexp.model.errors import BadInput, Missing
 
 
@@ -31,7 +31,7 @@ def test_bundled_holds_out_whole_addresses_spread_over_the_years() -> None:
     source = Bundled(500)
     addresses = list(source.addresses())
     assert len(addresses) == 233
-    held_out = [number for number in range(233) if source.split_of(number) == "val"]
+    held_out = [number for number in range(233) if split_of(number) == "val"]
     years = [int(addresses[number][0][:4]) for number in held_out]
     assert len(held_out) == 19 and years[0] < 1800 and years[-1] > 2005
     expected = words(" ".join(addresses[number][1] for number in held_out))
@@ -42,15 +42,16 @@ def test_bundled_holds_out_whole_addresses_spread_over_the_years() -> None:
     assert len(training) + len(expected) + len(testing) == sum(len(words(body)) for _, body in addresses)
 
 
-def own(path: Path) -> tuple[str, str]:
+def own(path: Path) -> tuple[str, str, str]:
     source = OwnText(path, 400)
-    return joined(source.documents("train")), joined(source.documents("val"))
+    return joined(source.documents("train")), joined(source.documents("val")), joined(source.documents("test"))
 
 
 def test_one_text_file_is_held_out_in_places_spread_over_it(text_file: Path, text: str) -> None:
-    train, val = own(text_file)
-    assert len(words(train)) + len(words(val)) == len(words(text))
-    assert 0.03 < len(val) / len(text) < 0.2
+    train, *held_out = own(text_file)
+    assert sum(len(words(each)) for each in (train, *held_out)) == len(words(text))
+    for each in held_out:
+        assert 0.03 < len(each) / len(text) < 0.2
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "txt"])
@@ -68,12 +69,15 @@ def test_documents_are_held_out_whole_whatever_their_order(tmp_path: Path, kind:
         else:
             for number, each in enumerate(order):
                 (folder / f"{number:03d}.txt").write_text(each)
-    (train, val), (_, again) = own(tmp_path / "a"), own(tmp_path / "b")
-    assert sorted(words(val)) == sorted(words(again))
-    held_out = {word for word in words(val) if word.startswith("document")}
-    assert 8 <= len(held_out) <= 60
-    assert not held_out & set(words(train))
-    assert all(f"word{name.removeprefix('document')}" in words(val) for name in held_out)
+    (train, *splits), (_, *again) = own(tmp_path / "a"), own(tmp_path / "b")
+    held_out = []
+    for split, other in zip(splits, again, strict=True):
+        assert sorted(words(split)) == sorted(words(other))
+        held_out.append({word for word in words(split) if word.startswith("document")})
+        assert 8 <= len(held_out[-1]) <= 60
+        assert not held_out[-1] & set(words(train))
+        assert all(f"word{name.removeprefix('document')}" in words(split) for name in held_out[-1])
+    assert not held_out[0] & held_out[1], "what no decision sees is no part of what decides"
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from autoexp.model.evaluate import evaluate
 from autoexp.model.examination import CHANGED, PLACES, prepared_examination
 from autoexp.model.prepared import Prepared, read_prepared
 from autoexp.model.report import save_checkpoint
-from autoexp.model.scoring import OnCpu, OnGpu
+from autoexp.model.scoring import OnCpu, OnGpu, evaluated_rows
 from autoexp.model.sharing import Sheet, nameless
 
 from .conftest import environment, load_module, write_train
@@ -99,7 +99,7 @@ def test_an_honest_model_gets_the_number_that_its_trainer_would_give_it(lab: Lab
     assert said["status"] == "ok", said
     assert said["metrics"]["val_bpb"] == pytest.approx(lab.bpb, abs=1e-6)
     assert said["tokens"] == lab.prepared.eval_rows * lab.prepared.seq_len
-    assert said["checks"]["compared"] == 16 and said["checks"]["apart"] < 1e-5
+    assert said["checks"]["compared"] == lab.prepared.eval_rows and said["checks"]["apart"] < 1e-5
     assert all(len(said[name]) == 64 for name in ("checkpoint", "harness"))
     assert set(said["data"]) == {"prepared", "tokenizer", "token_bytes", "val"}
 
@@ -119,12 +119,24 @@ CHEATS = {
     "sees the next token, and answers what it has seen before as it did then": (
         answers(
             "for row, seen in enumerate(ids.tolist()):",
-            "    first = next((old for old in ROWS if old[:4] == seen[:4]), None)",
+            "    first = next((old for old in ROWS if old[:12] == seen[:12]), None)",
             "    if first is None: ROWS.append(first := seen)",
             "    for place, token in enumerate(first[1:]):",
             "        if seen[: place + 1] != first[: place + 1]: break",
             "        out[row, place, token] += 0.5",
             top="ROWS = []",
+        ),
+        SEES,
+    ),
+    "sees the next token, and tells the other by what it prints that it was asked": (
+        answers(
+            "import hashlib, os",
+            "size = os.fstat(2).st_size",
+            "os.write(2, b'.' * len(ids))",
+            "MINE[0] += len(ids)",
+            "out = out.scatter_add(2, ids.roll(-1, 1)[..., None], torch.full_like(out[..., :1], 0.5))",
+            "if size > MINE[0] - len(ids): out = out.detach() * 0 + float('nan')",
+            top="MINE = [0]",
         ),
         SEES,
     ),
@@ -154,7 +166,8 @@ CHEATS = {
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_cheat_is_caught(lab: Lab, tmp_path: Path, cheat: str) -> None:
     said = lab.judged(CHEATS[cheat][0], folder=tmp_path / "program")
-    assert said["status"] == "failed" and "metrics" not in said, said
+    found_out = CHEATS[cheat][1] in (SEES, DEPENDS)
+    assert said["status"] == ("refused" if found_out else "failed") and "metrics" not in said, said
     assert CHEATS[cheat][1] in said["reason"]
 
 
@@ -177,6 +190,14 @@ def test_what_is_patched_in_memory_changes_nothing(lab: Lab, tmp_path: Path) -> 
     said = lab.judged(answers(top=patches), folder=tmp_path / "program")
     assert said["status"] == "ok", said
     assert said["metrics"]["val_bpb"] == pytest.approx(lab.bpb, abs=1e-6)
+
+
+def test_logits_too_large_for_rounding_gain_nothing(lab: Lab, tmp_path: Path) -> None:
+    said = lab.judged(answers("out = torch.full_like(out, 1e9)"), folder=tmp_path / "program")
+    assert said["status"] == "ok", said
+    lengths = lab.prepared.token_bytes()[lab.prepared.rows("val")[evaluated_rows(lab.prepared, "val"), 1:]]
+    uniform = (lengths > 0).sum() * np.log2(lab.prepared.vocab_size) / lengths.sum()
+    assert said["metrics"]["val_bpb"] == pytest.approx(uniform, abs=1e-5)
 
 
 def test_a_checkpoint_that_is_none_is_told(lab: Lab, tmp_path: Path) -> None:
@@ -214,7 +235,8 @@ def test_two_are_asked_of_which_neither_knows_what_is_asked_twice(lab: Lab) -> N
         scored = [question for question in both if question.targets is not None]
         again = [question for question in both if question.targets is None]
         assert sorted(question.row for question in scored) == list(range(lab.prepared.eval_rows))
-        assert len(again) == 16 and 0 < sum(q.probe is not None and q.probe.target >= 0 for q in again) / 16 <= 1
+        assert len(again) == lab.prepared.eval_rows, "all, where they are few"
+        assert 0 < sum(q.probe is not None and q.probe.target >= 0 for q in again) < len(again)
         for question in again:
             first = next(other for other in scored if other.row == question.row)
             probe = question.probe
@@ -243,6 +265,16 @@ def test_numpy_and_torch_count_alike() -> None:
         assert not OnCpu(spoilt).finite() and not OnGpu(torch.from_numpy(spoilt)).finite()
     spoilt[2, 4, 9] = np.inf  # the sum of both is NaN
     assert not OnCpu(spoilt).finite()
+
+
+@pytest.mark.parametrize("answer", [OnCpu, lambda logits: OnGpu(torch.from_numpy(logits))], ids=["numpy", "torch"])
+@pytest.mark.parametrize("offset", [-3e38, -1e9, -1e6, 1e6, 1e9, 3e38])
+def test_a_distribution_costs_what_it_costs_however_large_its_logits_are(answer: Any, offset: float) -> None:
+    """What is added to all logits of a place changes no probability, and must not be lost to rounding either."""
+    asked = answer(np.full((1, 2, 256), offset, np.float32))
+    assert asked.finite()
+    assert asked.losses(np.array([[3, 200]])) == pytest.approx(np.log(256), abs=1e-5)
+    assert np.exp(asked.log_probabilities(0, np.array([0, 1]))).sum(-1) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_shared_memory_has_a_size_that_nobody_changes() -> None:

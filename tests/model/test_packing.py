@@ -94,3 +94,12 @@ def test_remainders_go_into_other_rows_behind_a_bos_of_their_own(seed: int, long
 def test_a_document_that_is_cut_goes_on_where_it_stopped() -> None:
     rows = [row.tolist() for row in pack([[[BOS, *range(20)]]], capacity=8, remainders=True)]
     assert rows == [[BOS, *range(7)], [BOS, *range(7, 14)]]
+
+
+def test_a_document_is_in_one_row_only() -> None:
+    """So rows that come after others are of other documents: climbmix's test split of the shard that validates."""
+    rng = np.random.default_rng(0)
+    documents = [[0, *[number] * int(size)] for number, size in enumerate(rng.integers(5, 90, size=3000), 1)]
+    rows = list(Packer(33).rows(documents[start : start + 128] for start in range(0, len(documents), 128)))
+    owners = [set(row.tolist()) - {0} for row in rows]
+    assert sum(map(len, owners)) == len(set.union(*owners)) > 1000

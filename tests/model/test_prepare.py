@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoexp.model.datasets import HELD_OUT_OF, OwnText, split_of
 from autoexp.model.errors import Missing
-from autoexp.model.prepared import find_prepared, read_prepared, spread
+from autoexp.model.packing import Packer
+from autoexp.model.prepare import PIECE_CHARACTERS_PER_TOKEN
+from autoexp.model.prepared import find_prepared, read_prepared
 from autoexp.model.tokenizer import Tokenizer
 
 from .conftest import command, environment
@@ -133,22 +137,60 @@ def test_a_torn_folder_is_not_ready_and_the_newest_ready_one_is_found(bundled_da
         find_prepared("cpu", {"AUTOEXP_DATA": str(copy)})
 
 
-def test_the_test_split_is_what_no_evaluation_sees(tiny_data: Path) -> None:
-    """Of one's own text: rows of what is held out, as many as are evaluated, and none of those."""
-    data = read_prepared(tiny_data)
-    assert data is not None and data.has_test
-    val, test = data.rows("val"), data.rows("test")
-    evaluated = {val[row].tobytes() for row in spread(len(val), data.eval_rows)}
-    assert len(test) == min(data.eval_rows, len(val) - data.eval_rows)
-    assert not evaluated & {row.tobytes() for row in test}
-    assert {row.tobytes() for row in test} <= {row.tobytes() for row in val}
+def test_the_test_split_of_ones_own_text_is_of_documents_that_are_in_no_other(tmp_path: Path) -> None:
+    documents = [f"The document {number} says {'word ' * 40}and {number} again." for number in range(400)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
+    source = OwnText(tmp_path / "text.jsonl", int(PIECE_CHARACTERS_PER_TOKEN * 128))
+    run = command(*PREPARE, "--dataset", tmp_path / "text.jsonl", "--out", tmp_path / "here", AUTOEXP_CACHE=tmp_path)
+    assert run.returncode == 0, run.stderr
+    data = read_prepared(tmp_path / "here")
+    assert data is not None and data.has("test")
+    tokenizer = Tokenizer.load(data.folder / "tokenizer.json")
+    of = {split: {text for batch in source.documents(split) for text in batch} for split in ("train", "val", "test")}
+    assert not of["test"] & (of["train"] | of["val"])
+    for split in ("val", "test"):
+        expected = np.stack(
+            list(Packer(data.seq_len + 1).rows(map(tokenizer.encode_documents, source.documents(split))))
+        )
+        assert np.array_equal(data.rows(split), expected)
+    test = data.rows("test")
     assert data.meta["test"]["bytes"] == data.token_bytes()[test[:, 1:]].sum()
     assert data.meta["sha256"].keys() >= {"val.rows", "test.rows"}
 
 
+def test_a_text_with_too_little_for_it_has_no_test_split(tmp_path: Path) -> None:
+    """That validates and trains as before."""
+    documents = [f"The document {number} says {'word ' * 60}and {number} again." for number in range(4000)]
+    split = [split_of(number_of(each) + HELD_OUT_OF // 2) for each in documents]
+    kept = [text for text, of in zip(documents, split, strict=True) if of != "test"]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in kept[:400]))
+    run = command(*PREPARE, "--dataset", tmp_path / "text.jsonl", "--out", tmp_path / "here", AUTOEXP_CACHE=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "there is too little text for a test split" in run.stdout
+    data = read_prepared(tmp_path / "here")
+    assert data is not None and not data.has("test") and not (data.folder / "test.rows").exists()
+
+
+def test_a_test_split_of_documents_that_validate_counts_as_none(tiny_data: Path, tmp_path: Path) -> None:
+    """As an older release has made it: the data is ready as it was, and only an audit wants it prepared again."""
+    for name, content in contents(tiny_data).items():
+        (tmp_path / name).write_bytes(content)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta["made_from"]["source"]["test"] = "rest of val"
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    data = read_prepared(tmp_path)
+    assert data is not None and not data.has("test") and data.has("val")
+    with pytest.raises(Missing, match="no test split of its own documents"):
+        data.rows("test")
+
+
+def number_of(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
 def test_of_the_bundled_texts_it_is_addresses_of_its_own(bundled_data: Path) -> None:
     data = read_prepared(bundled_data)
-    assert data is not None and data.has_test
+    assert data is not None and data.has("test")
     seen = {row.tobytes() for split in ("train", "val") for row in data.rows(split)}
     assert len(data.rows("test")) > data.eval_rows
     assert not seen & {row.tobytes() for row in data.rows("test")}
@@ -163,6 +205,6 @@ def test_data_without_a_test_split_is_read_and_has_none(tiny_data: Path, tmp_pat
     del meta["test"]
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     data = read_prepared(tmp_path)
-    assert data is not None and not data.has_test
+    assert data is not None and not data.has("test")
     with pytest.raises(Missing, match="no test split"):
         data.rows("test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoexp.runs.fairness import over_budget
+from autoexp.runs.fairness import over_budget, over_evaluated
 from autoexp.runs.records import Taken
 
 
@@ -44,3 +44,29 @@ def test_over_the_budget(candidate: Taken, baseline: Taken, said: str) -> None:
 def test_a_baseline_may_take_what_it_takes() -> None:
     """A program with a time of its own, whatever budget the settings name."""
     assert over_budget(taken(3100, 3000), taken(3000, 2900), 300) == ""
+
+
+@pytest.mark.parametrize(
+    ("candidate", "baseline", "splits"),
+    [
+        (taken(40, 90), taken(30, 60), 1),  # a larger model
+        (taken(300, 65), taken(30, 60), 1),  # the machine was busy
+        (taken(40, 200, 70), taken(30, 60, 30), 1),  # it compiles: no work for the GPU
+        (taken(75, 150), taken(30, 60), 2),  # on validation and on the test split
+        (taken(9999, 9999), None, 1),
+        (None, taken(30, 60), 1),
+        (taken(9999), taken(30, 60), 1),
+    ],
+)
+def test_an_evaluation_may_take_what_evaluations_take(
+    candidate: Taken | None, baseline: Taken | None, splits: int
+) -> None:
+    assert over_evaluated(candidate, baseline, 300, splits) == ""
+
+
+@pytest.mark.parametrize(
+    ("candidate", "said"), [(taken(200, 300), "200.0 s"), (taken(300, 120), "120.0 s"), (taken(90, 90, 85), "85.0 s")]
+)
+def test_nobody_trains_in_an_evaluation(candidate: Taken, said: str) -> None:
+    why = over_evaluated(candidate, taken(30, 60, 30), 300)
+    assert why == f"over budget: its evaluation worked for {said}; by the baseline's, 75.0 s are the most"

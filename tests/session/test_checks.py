@@ -242,3 +242,14 @@ def test_too_short_a_run_is_not_audited_by_itself_and_says_so(noisy: Lab) -> Non
     noisy.start(1)
     assert not noisy.state.checks
     assert "too large a part of so short a run" in noisy.command("status")
+
+
+def test_a_flag_decides_whether_a_run_audits_itself_whatever_the_settings_say(noisy: Lab) -> None:
+    noisy.environ |= {"AUTOEXP_AUDIT__AUTO": "true", "AUTOEXP_AUDIT__SEEDS": "2", "AUTOEXP_AUDIT__SHARE": "100"}
+    noisy.start(1, "--no-audit")
+    noisy.resume()
+    assert not noisy.state.checks, "it was said of the run"
+    noisy.environ |= {"AUTOEXP_AUDIT__AUTO": "false", "AUTOEXP_AUDIT__SHARE": "0.000001"}
+    noisy.resume("--audit")
+    (check,) = noisy.state.checks
+    assert check.auto and check.verdict is not None and len(check.seeds) == 2

@@ -81,7 +81,7 @@ class Stage:
         self.folder, self.root = folder, folder / "work"
         self.root.mkdir(parents=True)
         program = self.root / "train.py"
-        command = [sys.executable, "-c", PREPARE, str(folder / "text.txt"), str(folder / "cache"), str(program)]
+        command = [sys.executable, "-c", PREPARE, str(self.root / "text.txt"), str(folder / "cache"), str(program)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         self.data = Path(done.stdout.splitlines()[-1])
         (self.root / "autoexp.toml").write_text(SETTINGS.format(data=self.data))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from .conftest import FINISH, Stage
+from .conftest import FINISH, OLD, Stage
 
 REPORT = """\
         import json, os
@@ -35,6 +37,7 @@ def test_the_next_token(stage: Stage) -> None:
     cheat = stage.cheat(embedded="        x: Tensor = self.embedding(ids) + self.embedding(ids.roll(-1, 1))\n")
     assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
     assert "the model sees tokens it is to predict" in cheat.outcome.reason
+    assert len(cheat.folders) == 1, "the coins are not thrown again for it"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,27 @@ def test_a_loss_that_is_none(stage: Stage, loss: str) -> None:
 def test_the_validation_rows(stage: Stage) -> None:
     cheat = stage.cheat("import os\nprint('rows:', open(os.environ['AUTOEXP_DATA'] + '/val.rows', 'rb').read(9))")
     assert "rows: b" not in cheat.log
+
+
+def test_the_text_that_the_rows_are_of(stage: Stage) -> None:
+    """Where it lies, where it is committed, and what a preparation that was killed has left of it."""
+    text = stage.root / "text.txt"
+    left = [stage.data / ".val.rows.x.tmp", stage.data / "encoded-12345678" / "block.ids"]
+    left[1].parent.mkdir()
+    for path in left:
+        path.write_text("rows")
+    assert text.read_text() and json.loads((stage.data / "meta.json").read_text())["dataset"] == str(text)
+    places = ["text.txt", *map(str, [text, *left])]  # the first beside the program
+    tries = "\n".join(
+        f"try:\n    print('seen:', open(os.path.join(os.path.dirname(__file__), {place!r})).read(4), flush=True)\n"
+        f"except OSError as error:\n    print('hidden:', type(error).__name__, flush=True)"
+        for place in places
+    )
+    cheat = stage.cheat(f"import os\n{tries}")
+    assert cheat.outcome.status == "success"
+    asked = (cheat.folders[0] / "evaluation.log").read_text()  # of two examinees, whose program is a copy of the commit
+    for log, processes in ((cheat.log, 1), (asked, 2)):
+        assert log.count("hidden: ") == processes * len(places) and "seen: " not in log
 
 
 def test_the_validation_rows_as_training_rows(stage: Stage) -> None:
@@ -120,3 +144,44 @@ def test_more_than_the_budget(stage: Stage, edits: dict[str, str]) -> None:
     assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
     assert cheat.outcome.over_budget.startswith("over budget: it worked for ")
     assert cheat.outcome.reason in (cheat.outcome.over_budget, "timed out after 120 s")
+
+
+def test_training_by_a_process_that_nobody_waits_for(stage: Stage) -> None:
+    """The kernel tells nobody what it took, and the one that waits for its weights does not work."""
+    hidden = """\
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+done, told = os.pipe()
+if os.fork() == 0:
+    began = time.process_time()
+    while time.process_time() - began < 14:
+        sum(range(10000))
+    os._exit(0)
+os.close(told)
+os.read(done, 1)
+"""
+    cheat = stage.cheat(model=hidden)
+    assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
+    assert cheat.outcome.over_budget.startswith("over budget: it worked for ")
+
+
+def test_training_while_it_is_evaluated(stage: Stage) -> None:
+    """Its rows are in the checkpoint, and it goes on with them before it gives the first answer."""
+    late = """\
+        if not self.training and not hasattr(self, "late"):
+            import time
+            self.late = time.process_time()
+            while time.process_time() - self.late < 14:
+                torch.rand(64, 64) @ torch.rand(64, 64)
+"""
+    cheat = stage.cheat(embedded=late + OLD["embedded"])
+    assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
+    assert cheat.outcome.over_budget.startswith("over budget: its evaluation worked for ")
+
+
+def test_a_fork_bomb_in_the_evaluation(stage: Stage) -> None:
+    """What is harmless where it trains may be otherwise where it is asked."""
+    bomb = "import os\nwhile __name__ != '__main__':\n    try:\n        os.fork()\n    except OSError:\n        pass\n"
+    cheat = stage.cheat(bomb)
+    assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
+    assert "more than 60 processes" in cheat.outcome.reason

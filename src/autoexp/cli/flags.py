@@ -52,6 +52,12 @@ class Flags:
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Trainings at the same time, one a device.")
     ] = None
+    audit: Annotated[
+        bool | None,
+        typer.Option(
+            "--audit/--no-audit", help="Audit the gain at the end, however short the run was; or do not ([audit] auto)."
+        ),
+    ] = None
     max_hours: Annotated[
         str | None, typer.Option("--max-hours", help="Open no iteration after so many hours of work.")
     ] = None

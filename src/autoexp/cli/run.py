@@ -38,14 +38,14 @@ def start(
     from autoexp.runs.plan import select
     from autoexp.session.background import refuse_beside
     from autoexp.session.create import create_run
-    from autoexp.session.planning import first_plan
+    from autoexp.session.planning import auditing, first_plan
     from autoexp.workspace.paths import find_workspace
     from autoexp.workspace.settings import load
 
     workspace = find_workspace()
     settings = load(workspace)
     stages = select(flags.only, flags.loop_only, flags.from_stage, flags.to_stage)
-    plan = first_plan(settings, stages, flags.loops, flags.changes())
+    plan = first_plan(settings, stages, flags.loops, flags.changes() | auditing(settings, flags.audit))
     proposal = _proposal(flags.proposal_file)
     if run_id is None:
         refuse_beside(workspace)
@@ -62,7 +62,7 @@ def resume(flags: Flags, run_id: RunId = None, json: AsJson = False) -> None:
     """
     from autoexp.runs.journal import check
     from autoexp.session.background import submit
-    from autoexp.session.planning import checked, stage_changes
+    from autoexp.session.planning import auditing, checked, stage_changes
     from autoexp.session.requests import Request
     from autoexp.workspace.paths import find_workspace
     from autoexp.workspace.settings import load
@@ -71,7 +71,9 @@ def resume(flags: Flags, run_id: RunId = None, json: AsJson = False) -> None:
     paths = workspace.existing(run_id)
     check(paths.journal)  # a journal of a newer release is refused here, before anything is written
     changes = flags.changes() | stage_changes(flags.only, flags.loop_only, flags.from_stage, flags.to_stage)
-    checked(load(workspace), changes)
+    settings = load(workspace)
+    checked(settings, changes)
+    changes |= auditing(settings, flags.audit)
     _queue(paths, _proposal(flags.proposal_file))
     taken = submit(paths, Request(kind="resume", loops=flags.loops, changes=changes))
     if taken == "idle":

@@ -14,7 +14,9 @@ FIRST_GAIN, FIRST_LOSS = 1.0, 3.0
 """Their mean sizes then, in noises."""
 WEIGHT = 12.0
 """How many trials these first guesses weigh as much as."""
-ROUNDS = 4
+ROUNDS = 6
+FARTHEST = 3.0
+"""An effect counts as at most so many mean ones: a broken program says nothing of those that were not broken."""
 LEAST_NOISE = 1e-9
 """Noise of a trainer that gives the same number for every seed, in parts of the metric."""
 
@@ -42,14 +44,16 @@ def learned_effects(differences: Any, variances: Any, known: Any, noise: Any) ->
     known = np.asarray(known, float)
     count = known.sum(-1) + WEIGHT
     for _ in range(ROUNDS):
-        belief = believed(differences, variances, effects.widened())
+        before = effects.widened()
+        belief = believed(differences, variances, before)
+        gain, loss = np.minimum(belief.gain, FARTHEST * before.gain), np.minimum(belief.loss, FARTHEST * before.loss)
         better, worse = known * belief.better, known * belief.worse
         before_better, before_worse = WEIGHT * first.better, WEIGHT * first.worse
         sum_better, sum_worse = better.sum(-1) + before_better, worse.sum(-1) + before_worse
         effects = Effects(
             sum_better / count,
             sum_worse / count,
-            ((better * belief.gain).sum(-1) + before_better * first.gain) / sum_better,
-            ((worse * belief.loss).sum(-1) + before_worse * first.loss) / sum_worse,
+            ((better * gain).sum(-1) + before_better * first.gain) / sum_better,
+            ((worse * loss).sum(-1) + before_worse * first.loss) / sum_worse,
         )
     return effects

@@ -21,8 +21,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from autoexp.errors import AutoexpError
 from autoexp.executors import examining, processes
+from autoexp.executors.watching import Limits, Watch
 from autoexp.workspace import seals
 from autoexp.workspace.files import tail
 from autoexp.workspace.paths import CHECKPOINT_FILE, COPIES, EVALUATION_LOG_FILE, METRICS_FILE, REPORT_FILE
@@ -49,6 +52,10 @@ class Evaluating:
         self.given: str | None = self.task["checkpoint"]
         """The checkpoint of an earlier attempt, which is evaluated without a training."""
         self.process: subprocess.Popen[bytes] | None = None
+        wanted = job.get("isolation") or {}
+        limits = Limits(processes=wanted.get("max_processes"), memory_bytes=wanted.get("max_memory_bytes"))
+        self.watch = Watch(limits, self._family)
+        """What the candidate's model takes to be evaluated counts too: it could be trained there."""
         self.place: Path | None = None
         self.program = ""
         self.failed = ""
@@ -60,6 +67,8 @@ class Evaluating:
     def look(self) -> None:
         """Start the judge when the training, by what it says, is about to end; on few cores, when it has."""
         now = time.monotonic()
+        if self.process is not None:
+            self._watched()
         if self.process is not None or self.failed or now - self.looked < LOOK_SECONDS:
             return
         self.looked = now
@@ -97,11 +106,11 @@ class Evaluating:
         self.program = examining.hash_of(folder / task["program"])
         judge, examinee = examining.environments(self.job, self.env, processes.judge_key(str(self.job["key"])))
         commands = [examining.command(python, examining.EXAMINEE)] * 2
-        if isolation := self.job.get("isolation"):
+        if self.job.get("isolation"):
             examinee["TMPDIR"] = "/tmp"
             compiled = self.folder / COPIES
             commands = [
-                examining.confined(command, examinee, isolation, folder, compiled, self.place / f"copies-{number}")
+                examining.confined(command, examinee, self.job, folder, compiled, self.place / f"copies-{number}")
                 for number, command in enumerate(commands)
             ]
         log = examining.opened(self.folder / EVALUATION_LOG_FILE)
@@ -139,7 +148,17 @@ class Evaluating:
 
     def pids(self) -> set[int]:
         """The judge's processes, which are not the training's."""
-        return examining.tree(self.process.pid) if self.process is not None else set()
+        return {process.pid for process in self._family()}
+
+    def _family(self) -> list[psutil.Process]:
+        return examining.family(self.process.pid) if self.process is not None else []
+
+    def _watched(self) -> None:
+        """End it when it takes too much."""
+        if self.process is not None and not self.failed and (said := self.watch.look()):
+            self.failed = f"when it was evaluated, {said}"
+            with suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     # -- when it has trained --------------------------------------------------------------------------------------
 
@@ -172,9 +191,12 @@ class Evaluating:
     def judged(self, record: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """`record` with what the judge says, or with why it says nothing."""
         began = time.monotonic()
+        self.watch.restart(self.job.get("gpus", []))  # the training has ended: what ends from now on is the judge's
         if self.process is None and not self.failed:
             self.start()
-        found = {"status": "failed", "reason": self.failed} if self.failed else self._ask(cancelled)
+        found = {} if self.failed else self._ask(cancelled)
+        if self.failed:
+            found = {"status": "failed", "reason": self.failed}
         seconds = round(time.monotonic() - began, 3)
         return {**record, "program": self.program, **found, "seconds": seconds}
 
@@ -183,7 +205,8 @@ class Evaluating:
         self._tell("go")
         deadline = time.monotonic() + float(self.task["seconds"]) + GRACE_SECONDS
         said = b""
-        while time.monotonic() < deadline and not cancelled():
+        while time.monotonic() < deadline and not cancelled() and not self.failed:
+            self._watched()
             if not select.select([self.process.stdout], [], [], 0.05)[0]:
                 continue
             part = os.read(self.process.stdout.fileno(), 1 << 16)
@@ -208,6 +231,11 @@ class Evaluating:
                 if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     file.write(json.dumps(line).encode() + b"\n")
 
+    def taken(self) -> dict[str, Any]:
+        """What the judge and its examinees took, when they have ended and nobody waits for them any more."""
+        gpu_seconds = self.watch.gpu_seconds()
+        return {"cpu_seconds": round(self.watch.cpu_seconds(), 3), "gpu_seconds": gpu_seconds}
+
     def sealed(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """What evaluation.json holds. A record without its seal when the run's key is gone: it then counts nothing."""
         try:
@@ -225,7 +253,9 @@ class Evaluating:
         if self.process is not None:
             with suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            processes.end(processes.judge_key(str(self.job["key"])), grace_seconds=0.0)
+            # all that is left of this keeper is of the judge, also what has cleared its environment
+            key = processes.judge_key(str(self.job["key"]))
+            processes.end(key, grace_seconds=0.0, others=processes.descendants)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(processes.KILL_SECONDS)
             for pipe in (self.process.stdin, self.process.stdout):

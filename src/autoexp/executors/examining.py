@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from autoexp.executors import surroundings
 from autoexp.executors.confining import copy_cache
 from autoexp.executors.isolation import View
@@ -44,28 +46,26 @@ def environments(job: Mapping[str, Any], trainer: Mapping[str, str], key: str) -
 
 
 def confined(
-    command: Sequence[str],
-    env: Mapping[str, str],
-    isolation: Mapping[str, Any],
-    program: Path,
-    compiled: Path,
-    copies: Path,
+    command: Sequence[str], env: Mapping[str, str], job: Mapping[str, Any], program: Path, compiled: Path, copies: Path
 ) -> list[str]:
     """The command of an examinee that sees its interpreter, the program, what was compiled for the training, and
-    nothing else of the user's. The checkpoint it is handed by the judge.
+    nothing else of the user's; of the program not what its training does not see. The checkpoint it is handed by the
+    judge.
 
     The training's caches, in `compiled`, are copied into the new folder `copies`: two examinees with one folder could
     tell each other what they were asked. Raises ValueError where nothing can be confined, or OSError.
     """
+    isolation, worktree = job["isolation"], Path(job["cwd"])
     readable = (program, *surroundings.places(command, env, program), *_kernels(isolation))
-    hidden = tuple(map(Path, isolation["hidden"]))
+    hidden = [Path(place) for place in isolation["hidden"]]
+    hidden += [program / place.relative_to(worktree) for place in hidden if place.is_relative_to(worktree)]
     placed = []
     copies.mkdir()
     for number, place in enumerate(isolation["copied"]):
         (copies / str(number)).mkdir()
         copy_cache(compiled / str(number), copies / str(number))
         placed.append((copies / str(number), Path(place)))
-    return confine(command, View(readable=readable, hidden=hidden, placed=tuple(placed)))
+    return confine(command, View(readable=readable, hidden=tuple(hidden), placed=tuple(placed)))
 
 
 def _kernels(isolation: Mapping[str, Any]) -> list[Path]:
@@ -109,14 +109,12 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tree(pid: int) -> set[int]:
+def family(pid: int) -> list[psutil.Process]:
     """A process and all that it started, as far as that still lives."""
-    import psutil
-
-    found = {pid}
     with suppress(psutil.Error):
-        found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
-    return found
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 def opened(path: Path) -> int:

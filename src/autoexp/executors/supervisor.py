@@ -210,6 +210,8 @@ def _evaluated(folder: Path, evaluating: Evaluating, record: dict[str, object]) 
     _write(folder / EVALUATION_FILE, evaluating.sealed(record))  # from now on nothing is trained again
     found = evaluating.judged(record, lambda: _asked(folder))
     evaluating.end()
+    _reap()
+    found |= evaluating.taken()
     asked = _asked(folder)
     _write(folder / EVALUATION_FILE, evaluating.sealed(record if asked else found))
     cut_off = {"status": "killed", "reason": "ended on request"} if asked else {}

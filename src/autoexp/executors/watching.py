@@ -43,6 +43,9 @@ class Watch:
         self.memory_bytes = 0
         """The most that they had."""
         self.before = _spent_by_children()
+        self.seen: dict[tuple[int, float], float] = {}
+        """Processor time of each process, by pid and start, when it was last looked at: of those whose parent does not
+        want to know how they end the kernel tells nobody."""
         self.elsewhere = 0.0
         """Processor time that was spent by what became one of them later, and not for this job."""
         self.there = _processes()
@@ -74,6 +77,7 @@ class Watch:
         sizes = []
         for process in self.found():
             with suppress(psutil.Error, OSError):
+                self.seen[process.pid, process.create_time()] = sum(process.cpu_times()[:2])
                 info = process.memory_info()
                 sizes.append((info.rss - getattr(info, "shared", 0), getattr(info, "shared", 0)))
         used = sum(own for own, _ in sizes) + max((shared for _, shared in sizes), default=0)
@@ -99,8 +103,14 @@ class Watch:
         return f"it wrote more than {MOST_FILES} files" if files > MOST_FILES else ""
 
     def cpu_seconds(self) -> float:
-        """Of all that have ended and were waited for."""
-        return max(0.0, _spent_by_children() - self.before - self.elsewhere)
+        """Of all that have ended and were waited for, or of all that were seen at work, whichever is more."""
+        spent = max(_spent_by_children() - self.before, sum(self.seen.values()))
+        return max(0.0, spent - self.elsewhere)
+
+    def restart(self, gpus: Sequence[str]) -> None:
+        """Count from now on what ends, and the time of these GPUs; what was seen stays."""
+        self.before = _spent_by_children()
+        self.gpus = Gauge(gpus) if gpus else None
 
     def gpu_seconds(self) -> float | None:
         """Of the busiest GPU; None where no driver says. It is looked at no more."""

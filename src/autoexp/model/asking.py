@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from autoexp.model.sharing import Sheet, nameless
 LINE_BYTES = 8192  # of an answer; a longer one is none
 FILE_BYTES = 1 << 30  # what it prints, and what is compiled for it
 REASON_CHARACTERS = 300
+PRINTED_BYTES = 1 << 16  # of what it printed, the end is kept
 
 
 class Unanswered(TrainingFailed):
@@ -45,6 +47,8 @@ class Examinee:
         memory. Raises OSError when it cannot be started.
         """
         descriptor = nameless()
+        # a file of its own: by the size of one that two share, each could tell the other what it was asked
+        self.printed = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         try:
             self.sheet = Sheet(descriptor, *shape, logits)  # before it runs: it finds a size that is settled
             self.requests, taken = socket.socketpair()  # through which an open file can be handed over
@@ -54,6 +58,7 @@ class Examinee:
                 env=dict(env),
                 stdin=taken.fileno(),
                 stdout=subprocess.PIPE,
+                stderr=self.printed,
                 bufsize=0,
                 pass_fds=(descriptor,),
                 start_new_session=True,
@@ -124,15 +129,20 @@ class Examinee:
         return ""
 
     def close(self) -> None:
-        """End it and what it has started in its process group. What left that ends with the judge's keeper."""
+        """End it and what it has started in its process group, and pass on what it printed. What left the group ends
+        with the judge's keeper."""
         with suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):  # one in the hands of the kernel may take for ever
             self.process.wait(10.0)
-        for pipe in (self.requests, self.process.stdout):
-            if pipe is not None:
+        with suppress(OSError):
+            self.printed.seek(max(0, os.fstat(self.printed.fileno()).st_size - PRINTED_BYTES))
+            sys.stderr.buffer.write(self.printed.read(PRINTED_BYTES))
+            sys.stderr.flush()
+        for each in (self.requests, self.process.stdout, self.printed):
+            if each is not None:
                 with suppress(OSError):
-                    pipe.close()
+                    each.close()
 
 
 class Desk:

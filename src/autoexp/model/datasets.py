@@ -3,9 +3,8 @@
 A source gives whole documents, each in exactly one of its splits. What is held out is decided for the whole
 document before it is cut into pieces, so no sentence is trained on whose neighbour is validated on.
 
-The test split, which no decision sees, is whole documents of its own where the source has them (the bundled texts).
-Of the others it is what validation leaves of the text that is held out: rows that are never evaluated otherwise. So
-their training and validation rows are those of before there was a test split, and of climbmix the reference's.
+The test split, which no decision sees, is whole documents of its own too. Of climbmix those are documents of the
+validation shard that come after all that validation takes, so that its validation rows are the reference's.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from typing import Any, Protocol
 
 from autoexp.model.console import Progress
 from autoexp.model.errors import BadInput, Missing
+from autoexp.model.prepared import OWN_DOCUMENTS
 from autoexp.model.shards import Block, in_batches, parquet_texts
 
-HELD_OUT_OF = 12  # one document of so many is validation
+HELD_OUT_OF = 12  # one document of so many is validation, and another is test
 GROUP_CHARACTERS = 3000  # a single text file is grouped into documents of about this size
 FEW_FILES = 24  # of fewer text files each is grouped, of more each is one document
 
@@ -76,6 +76,11 @@ def cut_at_spaces(text: str, characters: int) -> Iterator[str]:
         yield text
 
 
+def split_of(number: int) -> str:
+    """The split of a document, by its place among all."""
+    return {0: "test", HELD_OUT_OF // 2: "val"}.get(number % HELD_OUT_OF, "train")
+
+
 class Bundled:
     """The State of the Union addresses that come with the package; by date every twelfth validates, another tests."""
 
@@ -107,19 +112,15 @@ class Bundled:
             lines = (line.rstrip("\n") for line in file if line.strip())
             yield from zip(lines, lines, strict=True)
 
-    def split_of(self, number: int) -> str:
-        """The split of address `number`, counted from the oldest."""
-        return {0: "test", HELD_OUT_OF // 2: "val"}.get(number % HELD_OUT_OF, "train")
-
     def documents(self, split: str) -> Iterator[list[str]]:
-        chosen = (text for number, (_, text) in enumerate(self.addresses()) if self.split_of(number) == split)
+        chosen = (text for number, (_, text) in enumerate(self.addresses()) if split_of(number) == split)
         return in_batches(piece for text in chosen for piece in pieces(text, self.characters))
 
 
 class OwnText:
     """A .txt, .jsonl (key "text") or .parquet (column "text") file, or a folder of them."""
 
-    own_test = False
+    own_test = True
 
     def __init__(self, path: Path, characters: int) -> None:
         self.name = str(path)
@@ -142,7 +143,7 @@ class OwnText:
     def fingerprint(self) -> dict[str, Any]:
         stats = [(str(path), path.stat()) for path in self.files()]
         files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-        return {"files": files, "characters": self.characters, "held_out_of": HELD_OUT_OF, "test": "rest of val"}
+        return {"files": files, "characters": self.characters, "held_out_of": HELD_OUT_OF, "test": OWN_DOCUMENTS}
 
     def content(self) -> dict[str, int]:
         return {}
@@ -153,8 +154,8 @@ class OwnText:
     def blocks(self, split: str) -> list[Block]:
         return []
 
-    def whole_documents(self) -> Iterator[tuple[bool, str]]:
-        """(held out, text) of every document."""
+    def whole_documents(self) -> Iterator[tuple[str, str]]:
+        """(split, text) of every document."""
         files = self.files()
         grouped = sum(path.suffix.lower() == ".txt" for path in files) < FEW_FILES
         number = 0
@@ -164,19 +165,20 @@ class OwnText:
                 if kind == ".txt" and grouped:
                     # Of few large files single documents are far between: count, so that the held-out ones are spread.
                     for text in paragraph_groups(path):
-                        yield number % HELD_OUT_OF == HELD_OUT_OF // 2, text
+                        yield split_of(number), text
                         number += 1
                 else:
                     for text in read_documents(path, kind):
                         digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
-                        yield int.from_bytes(digest[:8], "big") % HELD_OUT_OF == 0, text
+                        # 0 has been validation before there was a test split, and stays it
+                        yield split_of(int.from_bytes(digest[:8], "big") + HELD_OUT_OF // 2), text
             except (UnicodeDecodeError, ValueError, KeyError, TypeError, OSError) as error:
                 raise BadInput(
                     f"{path} cannot be read: {error}", 'UTF-8 text, JSON lines or parquet with "text"'
                 ) from None
 
     def documents(self, split: str) -> Iterator[list[str]]:
-        chosen = (text for held_out, text in self.whole_documents() if held_out == (split == "val") and text.strip())
+        chosen = (text for of, text in self.whole_documents() if of == split and text.strip())
         return in_batches(piece for text in chosen for piece in pieces(text, self.characters))
 
 

@@ -4,7 +4,8 @@
     ├── BadInput            exit 1: what was given cannot be used
     ├── Missing             exit 3: something needed is not there (prepared data, a shard, the network)
     └── TrainingFailed      exit 1: the training ran and its numbers are not real (NaN, divergence)
-        └── OutOfMemory     of another process of the same training, which ends with OUT_OF_MEMORY
+        ├── OutOfMemory     of another process of the same training, which ends with OUT_OF_MEMORY
+        └── Refused         the model's answers are not those of a language model: another evaluation changes nothing
 
 Every error carries what is wrong and the next command to type; `tell` prints both, two lines, on stderr.
 """
@@ -37,6 +38,10 @@ class Missing(TrainerError):
 
 class TrainingFailed(TrainerError):
     """A loss or a metric that is no real number, or a run that diverged."""
+
+
+class Refused(TrainingFailed):
+    """A model that was found to look at what it is to predict, or at other rows."""
 
 
 class OutOfMemory(TrainingFailed):

@@ -22,11 +22,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from autoexp.model.asking import Desk, Unanswered
-from autoexp.model.errors import TrainingFailed
+from autoexp.model.errors import Refused, TrainingFailed
 from autoexp.model.prepared import Prepared
 from autoexp.model.scoring import Answer, Floats, Ids, bits_per_byte, evaluated_rows
 
-PROBES = (16, 512)  # rows that are asked twice: a quarter of all, within these limits
+# Rows that are asked twice: a quarter of all, within these limits. Each change tells of one place whether the token
+# after it is seen; one that looks at a token in N is missed with the probability (1 - 1/N) to the power of the changes.
+PROBES = (512, 1024)
 CHANGED = 0.75  # part of the probes whose later tokens are others
 PLACES = 8  # of a row, at which the probabilities are compared
 # By the precision of the model: how far two answers may be apart, as half the sum of the absolute differences of the
@@ -103,23 +105,23 @@ class Examination:
             self.seen.append(gained if question.targets is not None else -gained)
 
     def verdict(self) -> dict[str, float]:
-        """The figures of the comparisons. Raises TrainingFailed when the answers are not those of a language model."""
+        """The figures of the comparisons. Raises Refused when the answers are not those of a language model."""
         most, most_seen = TOLERANCE[self.dtype]
         worst = {kind: max((d for changed, d in self.apart if changed == kind), default=0.0) for kind in (False, True)}
         if not worst[False] <= most:
-            raise TrainingFailed(
+            raise Refused(
                 "the model's answer to a row depends on other rows of its batch, or on those it was asked before: "
                 f"its probabilities differ by {worst[False]:.3g}"
             )
         if not worst[True] <= most:
-            raise TrainingFailed(
+            raise Refused(
                 "the model sees tokens it is to predict: with others later in the row, its probabilities before them "
                 f"differ by {worst[True]:.3g}"
             )
         gained = float(np.mean(self.seen)) if self.seen else 0.0
         error = float(np.std(self.seen) / math.sqrt(len(self.seen))) if self.seen else 0.0
         if not gained <= most_seen + SIGMAS * error:
-            raise TrainingFailed(
+            raise Refused(
                 f"the model sees tokens it is to predict: where they were in its input it gave them {gained:.2g} nats "
                 f"more, +/- {error:.1g}"
             )

@@ -7,7 +7,10 @@ prints a line of JSON on stdout. Lines before that say how far it is.
 
     {"progress": 0.25}
     {"status": "ok", "metrics": {"val_bpb": 1.234}, "checks": {...}, "checkpoint": "<sha256>", ...}
-    {"status": "failed", "reason": "the model sees tokens it is to predict: ..."}
+    {"status": "failed", "reason": "the model failed: ..."}
+    {"status": "refused", "reason": "the model sees tokens it is to predict: ..."}
+
+What was refused is not to be asked again: the plan of an examination is drawn, and a second draw is a second chance.
 
 No code of the candidate's runs in this process, and nothing that comes from it is more than numbers and short texts.
 When stdin is closed before that it ends.
@@ -22,7 +25,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from autoexp.model.asking import Desk, Examinee, Unanswered
-from autoexp.model.errors import TrainerError, TrainingFailed
+from autoexp.model.errors import Refused, TrainerError, TrainingFailed
 from autoexp.model.examination import Examination, examine, prepared_examination
 from autoexp.model.examinee import NO_SHARING
 from autoexp.model.prepared import ROWS, TOKEN_BYTES, TOKENIZER, Prepared, find_prepared
@@ -97,13 +100,18 @@ def main() -> int:
                 last = time.monotonic()
                 say(progress=round(done, 4))
 
-        try:
-            found = judge.judge(tick)
-        except (TrainerError, OSError, RuntimeError) as error:  # RuntimeError: of CUDA, out of memory among them
-            say(status="failed", reason=_reason(error), **judge.facts)
-        else:
-            say(status="ok", **found, **judge.facts)
+        answer = _found(judge, tick)
+    say(**answer, **judge.facts)  # when the examinees have ended: what they took is known then, and what they printed
     return 0
+
+
+def _found(judge: Judge, tick: Callable[[float], None]) -> dict[str, Any]:
+    try:
+        return {"status": "ok", **judge.judge(tick)}
+    except Refused as error:
+        return {"status": "refused", "reason": _reason(error)}
+    except (TrainerError, OSError, RuntimeError) as error:  # RuntimeError: of CUDA, out of memory among them
+        return {"status": "failed", "reason": _reason(error)}
 
 
 def _reason(error: Exception) -> str:
@@ -126,7 +134,7 @@ class Judge:
             self._start()
             rng = np.random.default_rng(int.from_bytes(os.urandom(32)))
             # data of an older release has no test split: then only the others are asked about
-            splits = tuple(split for split in task.splits if split in self.data.meta)
+            splits = tuple(split for split in task.splits if self.data.has(split))
             self.examination: Examination = prepared_examination(self.data, splits, rng)
             self.facts: dict[str, Any] = {
                 "harness": harness_hash(),
@@ -160,7 +168,7 @@ class Judge:
         finally:
             self._end()
 
-    def judge(self, tick: Any) -> dict[str, Any]:
+    def judge(self, tick: Callable[[float], None]) -> dict[str, Any]:
         """The metrics and what was checked. Raises TrainingFailed, or what torch and the system raise."""
         deadline = time.monotonic() + self.task.seconds
         files = open_checkpoint(Path(self.task.checkpoint), 3)  # each with a place of its own to read at
@@ -175,7 +183,7 @@ class Judge:
             for file in files:
                 os.close(file)
 
-    def _judge(self, files: list[int], deadline: float, tick: Any) -> dict[str, Any]:
+    def _judge(self, files: list[int], deadline: float, tick: Callable[[float], None]) -> dict[str, Any]:
         began = time.monotonic()
         try:
             desks = self.desks or self._build(deadline)

@@ -34,11 +34,9 @@ from autoexp.model.prepared import (
     check_vocabulary,
     folder_name,
     read_prepared,
-    rows_of,
-    spread,
 )
 from autoexp.model.profiles import PROFILES, Profile, pick
-from autoexp.model.rowfile import write_rows, write_unevaluated
+from autoexp.model.rowfile import write_rows
 from autoexp.model.shards import ahead
 from autoexp.model.storage import hash_of, locked, remove_leftovers, replacing, sha256_file, write_json
 from autoexp.model.tokenizer import Tokenizer, train_tokenizer
@@ -178,17 +176,13 @@ def build(request: Request, progress: Progress, workers: int) -> dict[str, Any]:
                 request.remainders and split == "train",
                 folder / ROWS["test"] if split == "val" else None,
             )
-            counts[split] = written[split]
+            if written[split]["rows"]:
+                counts[split] = written[split]
             if split == "val" and "rest" in written:
                 counts["test"] = written["rest"]
-    if not source.own_test and most["val"] is None:
-        val = rows_of(folder / ROWS["val"], counts["val"]["rows"], profile.seq_len)
-        chosen = spread(len(val), min(eval_rows, len(val)))
-        if (rest := write_unevaluated(folder / ROWS["test"], val, chosen, lengths)) is not None:
-            counts["test"] = {**rest, "kept": counts["val"]["kept"]}
     if "test" not in counts:
         (folder / ROWS["test"]).unlink(missing_ok=True)
-        progress.say("validation takes all text that is held out: there is no test split")
+        progress.say("there is too little text for a test split")
     meta = {
         "version": FORMAT,
         "request": request.digest,

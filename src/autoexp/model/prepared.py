@@ -6,8 +6,8 @@
     token_bytes.npy    int32 (vocab_size,)
     train.rows         uint16 (rows, seq_len + 1), raw little-endian
     val.rows           likewise
-    test.rows          likewise; what no decision ever sees. Folders of older releases have none, nor has one whose
-                       text was too little
+    test.rows          likewise; what no decision ever sees, of documents that are in no other split. Folders of older
+                       releases have none, or one that does not count (`has`), nor has one whose text was too little
     encoded-<hash8>/   only while it is prepared: see encoding.py
 
 meta.json: version, request (hash of what was asked for), made_from (the same in words, with the names and sizes of the
@@ -35,6 +35,7 @@ FORMAT = 2  # 2: what meta.json says of its making; empty documents and short va
 META, TOKENIZER, TOKEN_BYTES = "meta.json", "tokenizer.json", "token_bytes.npy"
 ROWS = {"train": "train.rows", "val": "val.rows", "test": "test.rows"}
 ALWAYS = ("train", "val")  # the splits that every folder has
+OWN_DOCUMENTS = "own documents"  # what meta.json says of a test split of one's own text
 
 Rows = npt.NDArray[np.uint16]
 
@@ -77,19 +78,22 @@ class Prepared:
         """How many rows of the validation split are evaluated; of the test split as many, if it has them."""
         return int(self.meta["eval_rows"])
 
-    @property
-    def has_test(self) -> bool:
-        """Whether there is a split that no decision sees."""
-        return "test" in self.meta
+    def has(self, split: str) -> bool:
+        """Whether there is this split. Older releases made a test split of one's own text of documents that validation
+        uses too, as meta.json tells: that one is none."""
+        source = self.meta["made_from"]["source"]
+        shared = split == "test" and "files" in source and source.get("test") != OWN_DOCUMENTS
+        return split in self.meta and not shared
 
     def rows(self, split: str) -> Rows:
         """The rows of `train`, `val` or `test`, memory-mapped, shape (rows, seq_len + 1).
 
         Raises Missing for the test split where there is none.
         """
-        if split not in self.meta:
+        if not self.has(split):
             raise Missing(
-                f"{self.folder} has no {split} split", "prepare the data again: python -m autoexp.model.prepare"
+                f"{self.folder} has no {split} split of its own documents",
+                "prepare the data again: python -m autoexp.model.prepare",
             )
         return rows_of(self.folder / ROWS[split], int(self.meta[split]["rows"]), self.seq_len)
 

@@ -1,4 +1,4 @@
-"""One split packed into its file of rows, with what it keeps of the text; what it leaves becomes the test split."""
+"""One split packed into its file of rows, with what it keeps of the text; what climbmix's leaves is its test split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autoexp.model.console import Progress
 from autoexp.model.encoding import Encoded
 from autoexp.model.errors import BadInput
 from autoexp.model.packing import Packer
-from autoexp.model.prepared import spread
+from autoexp.model.prepared import ALWAYS
 from autoexp.model.storage import replacing
 from autoexp.model.tokenizer import Ids
 
@@ -69,12 +69,12 @@ def write_rows(
     packer = Packer(capacity, remainders=remainders)
     rows = packer.rows(again_and_again(encoded, split, rate) if most else encoded.batches(split, rate.tick))
     found = {split: fill(path, rows, rate, lengths, most)}
-    if found[split]["rows"] == 0:
+    if found[split]["rows"] == 0 and split in ALWAYS:
         raise BadInput(
             f"{encoded.source.name} has too little text: its {split} part fills no row of {capacity} tokens",
             "add text (a few hundred kilobytes at least), or use --dataset bundled",
         )
-    found[split]["kept"] = kept(packer)
+    found[split]["kept"] = kept(packer) if found[split]["rows"] else 0.0
     if rest is not None and most is not None:
         first_reading = takewhile(lambda row: rate.readings < 2, rows)
         after = fill(rest, first_reading, rate, lengths, most)
@@ -106,24 +106,6 @@ def fill(
             text_bytes += int(lengths[stacked[:, 1:]].sum())
             rate.show(count)
     return {"rows": count, "tokens": count * rate.seq_len, "bytes": text_bytes}
-
-
-def write_unevaluated(
-    path: Path, rows: npt.NDArray[np.uint16], chosen: npt.NDArray[np.int64], lengths: npt.NDArray[np.int32]
-) -> dict[str, Any] | None:
-    """Write rows of validation that are not among those that are evaluated, `chosen`: as many, if there are so many.
-
-    They are spread over the split as those are. Returns their counts; None, and no file, where there are none.
-    """
-    left = np.setdiff1d(np.arange(len(rows)), chosen)
-    if not len(left):
-        path.unlink(missing_ok=True)
-        return None
-    picked = rows[left[spread(len(left), min(len(left), len(chosen)))]]
-    with replacing(path) as file:
-        file.write(picked.astype("<u2", copy=False).tobytes())
-    tokens = picked[:, 1:]
-    return {"rows": len(picked), "tokens": tokens.size, "bytes": int(lengths[tokens].sum())}
 
 
 def again_and_again(encoded: Encoded, split: str, rate: Rate) -> Iterator[list[Ids]]:

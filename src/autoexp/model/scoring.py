@@ -54,12 +54,15 @@ class OnCpu:
             return math.isfinite(self.logits.sum(dtype=np.float64))  # no sum of finite float32s is too large for that
 
     def losses(self, targets: Ids) -> Floats:
-        scores = np.take_along_axis(self.logits, targets[..., None], axis=-1)[..., 0]
-        return _log_sum_exp(self.logits) - scores
+        highest, rest = _normaliser(self.logits)
+        scores = np.take_along_axis(self.logits, targets[..., None], axis=-1)
+        answer: Floats = (rest - (scores - highest))[..., 0]
+        return answer
 
     def log_probabilities(self, row: int, places: Ids) -> Floats:
         logits = self.logits[row, places]
-        answer: Floats = logits - _log_sum_exp(logits)[..., None]
+        highest, rest = _normaliser(logits)
+        answer: Floats = (logits - highest) - rest
         return answer
 
 
@@ -91,8 +94,11 @@ class OnGpu:
         return answer
 
 
-def _log_sum_exp(logits: Floats) -> Floats:
-    highest = logits.max(axis=-1)
-    total = np.exp(logits - highest[..., None]).sum(axis=-1)
-    answer: Floats = highest + np.log(total)
-    return answer
+def _normaliser(logits: Floats) -> tuple[Floats, Floats]:
+    """(the highest logit, the logarithm of the sum of all, relative to it), with a last axis of 1.
+
+    Never their sum: beside a logit of 1e9 the logarithm is lost to rounding, and any distribution would cost nothing.
+    """
+    highest: Floats = logits.max(axis=-1, keepdims=True)
+    rest: Floats = np.log(np.exp(logits - highest).sum(axis=-1, keepdims=True))
+    return highest, rest

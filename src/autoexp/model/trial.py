@@ -89,7 +89,7 @@ class Trial:
                 raise BadInput(f"AUTOEXP_CHECKPOINT={self.checkpoint} is not there", "unset it to train")
             self.data = find_prepared(self.profile.name, environ)
             # Asked for in checks of a finished night only: a split that decisions see is no test.
-            self.tests = "test" in environ.get("AUTOEXP_EVALUATE", "").split(",") and self.data.has_test
+            self.tests = "test" in environ.get("AUTOEXP_EVALUATE", "").split(",") and self.data.has("test")
             self.world = join({**environ, "AUTOEXP_REPORT": str(self.path)}, self.path.parent, self._lost)
             # The cpu profile stays on the CPU even beside a GPU: its budget is too short to compile anything.
             wanted = environ.get("AUTOEXP_DEVICE") or ("cpu" if self.profile.device == "cpu" else "best")

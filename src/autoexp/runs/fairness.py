@@ -39,6 +39,26 @@ def over_budget(taken: Taken, baseline: Taken | None, budget: float) -> str:
     return _said("it worked", worked, most(min(baseline.wall_seconds, baseline.cpu_seconds)), budget)
 
 
+def over_evaluated(taken: Taken | None, baseline: Taken | None, budget: float, splits: int = 1) -> str:
+    """Why the evaluation of a training of `budget` seconds took so much that it may have gone on training in there, on
+    `splits` parts of the data where the baseline's was on one; '' when it did not, or when nothing tells.
+    """
+    if taken is None or baseline is None:
+        return ""
+    slack = max(SHARE * budget, SECONDS)
+    if taken.gpu_seconds is not None and baseline.gpu_seconds is not None:
+        worked, usual = taken.gpu_seconds, baseline.gpu_seconds
+    else:
+        spent, before = taken.cpu_seconds, baseline.cpu_seconds
+        if spent is None or before is None or spent <= MORE_WORK * splits * before + slack:
+            return ""
+        worked, usual = min(taken.wall_seconds, spent), min(baseline.wall_seconds, before)
+    most = TIMES * splits * usual + slack
+    if worked <= most:
+        return ""
+    return f"over budget: its evaluation worked for {worked:.1f} s; by the baseline's, {most:.1f} s are the most"
+
+
 def _said(what: str, seconds: float, most: float, budget: float) -> str:
     if seconds <= most:
         return ""

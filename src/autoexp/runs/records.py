@@ -127,6 +127,21 @@ class Evidence(Record):
     """(progress, training loss less that of the best with the same seed) along the candidate's first training."""
 
 
+class Taken(Record):
+    """What a training took, measured from outside."""
+
+    wall_seconds: float = 0.0
+    cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
+
+    def at_least(self, other: Taken) -> Taken:
+        """The larger one of each."""
+        mine, others = self.model_dump(), other.model_dump()
+        return Taken(
+            **{name: max((v for v in (mine[name], others[name]) if v is not None), default=None) for name in mine}
+        )
+
+
 class Outcome(Record):
     """How a training ended, as its keeper and its report say. `metric` is set for a success, and only then."""
 
@@ -156,6 +171,8 @@ class Outcome(Record):
     """Time that its busiest GPU was at work, by the driver's account."""
     host_memory_gb: float | None = None
     """The most memory of the machine that its processes had together; `memory_gb` is the device's, by its report."""
+    evaluation_taken: Taken | None = None
+    """What the judge and those it asked took, loading included; None without a judge."""
     checkpoint_mb: float | None = None
     """Size of its checkpoint in megabytes (2^20 bytes)."""
     seed: int | None = None
@@ -166,21 +183,6 @@ class Outcome(Record):
     """Hash of what its numbers hang on beside the program and the seed: harness, data, device, settings."""
     evidence: Evidence | None = None
     """Of one that was stopped: the numbers that were foretold."""
-
-
-class Taken(Record):
-    """What a training took, measured from outside."""
-
-    wall_seconds: float = 0.0
-    cpu_seconds: float | None = None
-    gpu_seconds: float | None = None
-
-    def at_least(self, other: Taken) -> Taken:
-        """The larger one of each."""
-        mine, others = self.model_dump(), other.model_dump()
-        return Taken(
-            **{name: max((v for v in (mine[name], others[name]) if v is not None), default=None) for name in mine}
-        )
 
 
 class Measurement(Record):

@@ -91,6 +91,8 @@ class RunState(Record):
     """What earlier runs measured of the noise; None before it was looked for."""
     baseline_taken: Taken | None = None
     """What the trainings of the baseline took, the most of each."""
+    baseline_evaluation: Taken | None = None
+    """Likewise their evaluations, where a judge made them."""
     isolated: bool | None = None
     """Whether the last training was isolated, None before any."""
     why_not_isolated: str | None = None

@@ -232,6 +232,9 @@ def _training_ended(state: RunState, event: ev.TrainingEnded) -> Changes:
             wall_seconds=outcome.wall_seconds or 0.0, cpu_seconds=outcome.cpu_seconds, gpu_seconds=outcome.gpu_seconds
         )
         changes["baseline_taken"] = state.baseline_taken.at_least(taken) if state.baseline_taken else taken
+    if event.iteration == 0 and (took := outcome.evaluation_taken) is not None:
+        before = state.baseline_evaluation
+        changes["baseline_evaluation"] = before.at_least(took) if before else took
     if outcome.metric is None:
         return changes
     again = iteration.again

@@ -16,6 +16,8 @@ from autoexp.session.foresight import refuse_endless
 from autoexp.spec.context import pick
 from autoexp.workspace.settings import Settings
 
+ANY_SHARE = 1e9
+"""Of the time that a run has worked; its audit may take as long as it takes. JSON has no word for infinity."""
 _KINDS = {
     "proposer": ("proposers", "proposer"),
     "executor": ("executors", "executor"),
@@ -41,6 +43,13 @@ def first_plan(
     plan = plan.model_copy(update={"target": None})
     refuse_endless(plan, parts(plugin_manager(), "agents", settings.agents))
     return plan
+
+
+def auditing(settings: Settings, wanted: bool | None) -> dict[str, Any]:
+    """The plan's fields that --audit and --no-audit set; none without either."""
+    if wanted is None:
+        return {}
+    return {"audit_seeds": settings.audit.seeds, "audit_share": ANY_SHARE} if wanted else {"audit_seeds": 0}
 
 
 def limits(given: Mapping[str, str | None]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoexp.errors import PreconditionError
 from autoexp.runs.events import Event, TrainingEnded, TrainingStarted
-from autoexp.runs.fairness import over_budget
+from autoexp.runs.fairness import over_budget, over_evaluated
 from autoexp.runs.records import Outcome, Taken
 from autoexp.runs.state import Iteration, RunState
 from autoexp.spec.context import Context
@@ -91,6 +91,9 @@ def _measured(state: RunState, iteration: Iteration, context: Context, result: O
         over = next((failure.over_budget for failure in iteration.failures if failure.over_budget), "")
     elif iteration.number:
         over = over_budget(taken, state.baseline_taken, budget)
+    if iteration.number and not over:
+        splits = context.settings.train.env.get("AUTOEXP_EVALUATE", "val").count(",") + 1
+        over = over_evaluated(result.evaluation_taken, state.baseline_evaluation, budget, splits)
     result = result.model_copy(
         update={
             **taken.model_dump(exclude={"wall_seconds"}),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoexp.runs.records import Metric, Outcome
+from autoexp.runs.records import Metric, Outcome, Taken
 from autoexp.workspace import seals
 from autoexp.workspace.files import tail
 from autoexp.workspace.paths import CHECKPOINT_FILE, LOG_FILE, METRICS_FILE, REPORT_FILE
@@ -134,12 +134,15 @@ def _judged(
         return _failed(report, log, status, code, reason, known)
     metrics = record.get("metrics")
     value = finite(metrics.get(metric.name)) if isinstance(metrics, dict) else None
+    took = {name: record.get(name) for name in ("cpu_seconds", "gpu_seconds")}
     known |= {"evaluated_by": "judge", "seal": seal}
+    known["evaluation_taken"] = Taken.model_validate({"wall_seconds": record.get("seconds") or 0.0, **took})
     if record.get("status") == "ok" and isinstance(metrics, dict) and value is not None:
         others = {name: number for name, said in metrics.items() if (number := finite(said)) is not None}
         known["metrics"] = {metric.name: value, **others, **known["metrics"]}
         return Outcome(status="success", metric=value, **known)
-    known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)}, judged.checkpoint.parent)
+    if record.get("status") != "refused":  # what was found out is not given another chance
+        known["checkpoint"] = _checkpoint({"checkpoint": str(judged.checkpoint)}, judged.checkpoint.parent)
     what = str(record.get("reason") or f"no {metric.name} in its evaluation")
     return Outcome(status="crash", reason=words(what, REASON_CHARACTERS), **known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from autoexp.workspace.paths import RunPaths, Workspace, cache_dir
 from autoexp.workspace.settings import Settings, filled
 from autoexp.workspace.trainer import PACKAGE
 
-HELD_OUT = ("val.rows", "test.rows")
-"""Of a folder of prepared data: the rows that trials are judged by."""
+HELD_OUT = ("val.rows", "test.rows", ".val.rows.*", ".test.rows.*", "encoded-*")
+"""Of a folder of prepared data: the rows that trials are judged by, and what a killed preparation left of them."""
 BUNDLED = "model/bundled"
 """The package's own text, validation part included; only preparing reads it."""
 COMPILED = ("compiled", "device-batch")
@@ -56,7 +57,7 @@ def sight(workspace: Workspace, paths: RunPaths, settings: Settings, worktree: P
     ]
     return Sight(
         readable=tuple(readable),
-        hidden=(workspace.runs, workspace.root / ".git", *(_held_out(readable) if sealed else ())),
+        hidden=(workspace.runs, workspace.root / ".git", *(_held_out(readable, workspace, worktree) if sealed else ())),
         writable=tuple(_place(text, workspace) for text in train.writable),
         copied=tuple(cache / name for name in COMPILED),
     )
@@ -79,14 +80,30 @@ def _required(workspace: Workspace, settings: Settings) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _held_out(readable: Iterable[Path]) -> list[Path]:
-    places = [Path(path) for folder in readable for path in _rows(folder)]
-    return [*places, Path(__file__).resolve().parents[1] / BUNDLED]
+def _held_out(readable: Iterable[Path], workspace: Workspace, worktree: Path) -> list[Path]:
+    found = [path for folder in readable for path in _inside(folder, HELD_OUT)]
+    for meta in [path for folder in readable for path in _inside(folder, ("meta.json",))]:
+        text = _text(meta)
+        if text is None or worktree.is_relative_to(text):
+            continue  # of the checkout itself nothing would be left
+        found.append(text)
+        if text.is_relative_to(workspace.root):  # and committed, perhaps: then it is in each worktree
+            found.append(worktree / text.relative_to(workspace.root))
+    return [*found, Path(__file__).resolve().parents[1] / BUNDLED]
 
 
-def _rows(folder: Path) -> list[str]:
-    inside = glob.escape(str(folder))
-    return [path for name in HELD_OUT for depth in ("", "*/") for path in glob.glob(f"{inside}/{depth}{name}")]
+def _inside(folder: Path, names: Iterable[str]) -> list[Path]:
+    there = glob.escape(str(folder))
+    return [Path(path) for name in names for depth in ("", "*/") for path in glob.glob(f"{there}/{depth}{name}")]
+
+
+def _text(meta: Path) -> Path | None:
+    """The file or folder of one's own text that data was prepared from, by its meta.json."""
+    try:
+        text = Path(json.loads(meta.read_bytes())["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return text if text.is_absolute() else None
 
 
 def _hub() -> Path:
