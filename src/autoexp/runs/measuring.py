@@ -11,7 +11,7 @@ from autoexp.runs.records import Measurement, Noise
 SEEDS = 2**31
 """Seeds are below it: every trainer can take them."""
 MOST = 9.0
-"""A candidate that diverges with some seeds is noisy itself: it must not hide what others improve, here and in later runs
+"""A candidate that diverges with some seeds is noisy itself: it must not hide what others improve, here and in the runs
 that the noise is carried to."""
 
 
