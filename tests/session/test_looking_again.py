@@ -9,7 +9,7 @@ import pytest
 from support import NOISY, Lab
 
 from autoexp.runs import events as ev
-from autoexp.runs.measuring import mean, repeats, seed_of
+from autoexp.runs.measuring import mean, noises, repeats, seed_of
 from autoexp.runs.records import Measurement, Noise
 from autoexp.runs.state import RunState
 from autoexp.session import snapshot
@@ -167,7 +167,27 @@ def test_noise_is_pooled_over_programs_and_not_over_machines() -> None:
             *(measured("a", 1, 1.0), measured("a", 2, 3.0), measured("b", 1, 10.0), measured("b", 2, 14.0)),
             *(measured("c", 1, 5.0), measured("a", 2, 99.0), measured("a", 1, 50.0, "other")),
         ],
-        Noise(squares=1.0, freedom=3),
+        Noise(squares=3.0, freedom=3),
     )
-    assert (found.squares, found.freedom) == (1.0 + 2.0 + 8.0, 5)
+    assert (found.squares, found.freedom) == (3.0 + 2.0 + 8.0, 5)
     assert Noise().deviation is None and Noise().uncertainty is None
+
+
+def test_a_program_that_diverges_with_some_seeds_does_not_hide_what_others_do() -> None:
+    calm = [("base", 1.0), ("base", 1.001), ("base", 0.999), ("one", 0.998), ("one", 0.9985)]
+    wild = [("wild", 1.0), ("wild", 7.0), ("wilder", 1.0), ("wilder", 1e200)]
+
+    def noise(values: list[tuple[str, float]]) -> Noise:
+        found = [
+            Measurement(iteration=0, attempt=1, commit=program, source="", seed=seed, value=value)
+            for seed, (program, value) in enumerate(values)
+        ]
+        assert noises(found)[""] == repeats(found)
+        return repeats(found)
+
+    usual, spoilt = noise(calm), noise(calm + wild)
+    assert spoilt.freedom == usual.freedom + 2
+    assert usual.deviation is not None and spoilt.deviation is not None
+    assert usual.deviation < spoilt.deviation < 3 * usual.deviation
+    learnt = noise([*calm, *((f"later {n // 2}", 0.002 * (n % 2)) for n in range(60))])
+    assert learnt.deviation == pytest.approx(0.0014, rel=0.1), "where all are as noisy as that, it is believed"

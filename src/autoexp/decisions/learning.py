@@ -16,7 +16,7 @@ WEIGHT = 12.0
 """How many trials these first guesses weigh as much as."""
 ROUNDS = 6
 FARTHEST = 3.0
-"""An effect counts as at most so many mean ones: a broken program says nothing of those that were not broken."""
+"""An effect counts as at most so many mean ones: what a change broke says nothing of what others do."""
 LEAST_NOISE = 1e-9
 """Noise of a trainer that gives the same number for every seed, in parts of the metric."""
 

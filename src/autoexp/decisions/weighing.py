@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from autoexp.decisions.options import Secondary
@@ -63,4 +64,4 @@ def _chance(probability: float) -> str:
 
 def _magnitude(number: float) -> int:
     """The place of the first digit: -3 for 0.004."""
-    return int(f"{number:e}".split("e")[1]) if number > 0.0 else 0
+    return int(f"{number:e}".split("e")[1]) if 0.0 < number < math.inf else 0
