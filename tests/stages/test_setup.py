@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -65,6 +66,20 @@ def test_what_is_missing_is_exit_3_with_the_way_out(workspace: Workspace, settin
     assert said in str(caught.value)
     assert hint in caught.value.hint
     assert caught.value.exit_code == 3
+
+
+def test_isolation_that_is_required_and_cannot_be_is_told_before_anything_is_trained(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.settings.write_text(
+        workspace.settings.read_text().replace("[train]", '[train]\nisolation = "required"', 1)
+    )
+    for program in ("git", "sh", "python3"):
+        (tmp_path / program).symlink_to(shutil.which(program) or program)
+    monkeypatch.setenv("PATH", str(tmp_path))  # without bubblewrap
+    with pytest.raises(PreconditionError, match=r'train\.isolation is "required"') as caught:
+        set_up(workspace)
+    assert "apt-get install bubblewrap" in caught.value.hint
 
 
 def test_missing_data_is_prepared_once(workspace: Workspace) -> None:

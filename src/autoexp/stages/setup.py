@@ -11,6 +11,7 @@ from autoexp.runs.events import Event, SetupDone
 from autoexp.runs.state import RunState
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
+from autoexp.spec.ports import require_isolation
 from autoexp.workspace.candidate import editable_files
 from autoexp.workspace.files import tail
 from autoexp.workspace.locks import Lock
@@ -36,6 +37,8 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
         raise PreconditionError(
             f"the training command {command!r} is not on PATH", f"install {command}, then: {_resume(context)}"
         )
+    if settings.train.isolation == "required":
+        require_isolation(context.executor())
     missing = missing_data(context.workspace, context.settings)
     if missing:
         _prepare(context, missing)

@@ -6,7 +6,6 @@ import json
 import re
 from pathlib import Path
 
-from autoexp.errors import PreconditionError
 from autoexp.runs.events import Event, TrainingEnded, TrainingStarted
 from autoexp.runs.fairness import over_budget
 from autoexp.runs.records import Outcome, Taken
@@ -15,7 +14,7 @@ from autoexp.spec.context import Context
 from autoexp.spec.foreseeing import hopeless, measured, seed
 from autoexp.spec.judging import evaluation, unjudged
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.ports import Evaluation, Exit, Isolation, JobSpec, missing_isolation
+from autoexp.spec.ports import Evaluation, Exit, Isolation, JobSpec, missing_isolation, require_isolation
 from autoexp.workspace.candidate import editable_texts
 from autoexp.workspace.files import tail
 from autoexp.workspace.paths import CHECKPOINT_FILE, JOB_FILE, LOG_FILE, REPORT_FILE, stale
@@ -192,11 +191,9 @@ def _unisolated(state: RunState, context: Context) -> str | None:
             return 'the program is not made with autoexp\'s trainer (train.isolation = "required" isolates any)'
         if not tried(sources):
             return 'isolation has not been run on a GPU yet: it is to be asked for (train.isolation = "required")'
-    missing = missing_isolation(context.executor())
-    if missing is not None and wanted == "required":
-        hint = 'apt-get install bubblewrap (or set isolation = "off" under [train]), then: autoexp resume'
-        raise PreconditionError(f'{missing}, and train.isolation is "required"', hint)
-    return missing
+    if wanted == "required":
+        require_isolation(context.executor())
+    return missing_isolation(context.executor())
 
 
 def _isolation(iteration: Iteration, context: Context, judged: bool) -> Isolation:
