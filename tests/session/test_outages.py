@@ -65,7 +65,7 @@ def test_a_training_that_found_no_space_is_trained_again_when_there_is_some(smal
     workspace = make_workspace(small_disk / "work", TRAINER + SAVES)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 1_500_000))
-    with pytest.raises(DiskFullError, match="the disk is full|no space left") as caught:
+    with pytest.raises(DiskFullError, match=r"the disk is full|no space left") as caught:
         run(workspace, 0)
     assert "autoexp resume" in caught.value.hint
 
