@@ -155,9 +155,18 @@ def test_a_missing_training_command_is_found_out_before_anything_is_trained(work
 
 
 def test_nothing_editable_is_found_out(workspace: Workspace) -> None:
-    workspace.settings.write_text(workspace.settings.read_text().replace('"train.py"', '"missing.py"'))
-    with pytest.raises(PreconditionError, match=r"no committed file matches files.editable \(missing.py\)"):
-        set_up(workspace)
+    text = workspace.settings.read_text()
+    for editable, there, said, hint in (
+        ('"other.py"', "", r"no file matches files.editable \(other.py\)", "edit [files] in autoexp.toml"),
+        ('"other.py"', "other.py", r"no committed file matches files.editable \(other.py\)", "git add other.py &&"),
+        ("", "", r"files.editable is empty", "edit [files] in autoexp.toml"),
+    ):
+        if there:
+            (workspace.root / there).touch()
+        workspace.settings.write_text(text.replace('"train.py"', editable))
+        with pytest.raises(PreconditionError, match=said) as caught:
+            set_up(workspace)
+        assert hint in caught.value.hint
 
 
 def test_uncommitted_edits_are_told_of_and_are_no_part_of_the_run(workspace: Workspace, tmp_path: Path) -> None:

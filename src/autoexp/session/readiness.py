@@ -17,7 +17,7 @@ from autoexp.session.background import live
 from autoexp.session.foresight import strangers
 from autoexp.session.planning import checked
 from autoexp.spec.ports import isolates_by, mended, missing_isolation
-from autoexp.workspace.candidate import editable_files
+from autoexp.workspace.candidate import editable_files, nothing_editable
 from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
@@ -87,7 +87,7 @@ def _examine(start: Path | None) -> list[Check]:
         checks.append(_settings(workspace))
         checks += [_note("settings", text, f"edit {SETTINGS_FILE}") for text, _ in strangers(settings, named)]
     editable = editable_files(repository, head, settings.files.editable, settings.files.frozen) if head else []
-    checks.append(_editable(settings, editable))
+    checks.append(_editable(workspace, settings, editable))
     checks.append(_command(workspace, settings))
     sources = [repository.show(head, path) or "" for path in editable] if head else []
     ours = [source for source in sources if PACKAGE in source]
@@ -132,12 +132,10 @@ def _settings(workspace: Workspace) -> Check:
     return _note("settings", f"no {SETTINGS_FILE}: the defaults, or [tool.autoexp] of pyproject.toml", "autoexp init .")
 
 
-def _editable(settings: Settings, found: list[str]) -> Check:
-    globs = " ".join(settings.files.editable)
+def _editable(workspace: Workspace, settings: Settings, found: list[str]) -> Check:
     if not found:
-        return _missing(
-            "program", f"no committed file matches files.editable ({globs})", f"git add {globs} && git commit -m start"
-        )
+        error = nothing_editable(settings.files, workspace.root)
+        return _missing("program", str(error), error.hint)
     return _ok("program", f"{', '.join(found[:5])}: committed")
 
 

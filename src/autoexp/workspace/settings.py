@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
-from autoexp.errors import UsageError
+from autoexp.errors import UsageError, complaint
 from autoexp.runs.records import Budget, Metric
 from autoexp.workspace.detect import detect
 from autoexp.workspace.paths import Workspace, cache_dir
@@ -288,7 +288,7 @@ def _explain(error: ValidationError, where: str, hint: str) -> UsageError:
     path = [str(part) for part in first["loc"]]
     dotted = ".".join(path)
     if first["type"] != "extra_forbidden":
-        return UsageError(f"{where}: {dotted}: {first['msg']}", hint)
+        return UsageError(f"{where}: {dotted} {complaint(first)}", hint)
     fields: Any = Settings
     for part in path[:-1]:
         fields = fields.model_fields[part].annotation
