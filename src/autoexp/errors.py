@@ -84,10 +84,12 @@ class Interrupted(AutoexpError):
 
 
 def complaint(found: Mapping[str, Any]) -> str:
-    """What pydantic found wrong with a value, as one would say it: 'must be greater than 0, and is -1'."""
+    """What pydantic found wrong with a value, to be put after its name: ' must be greater than 0, and is -1'."""
+    words = must(str(found["msg"]))
+    if not words.startswith("must be"):
+        return f": {words}"
     value = found.get("input")
-    said = f", and is {json.dumps(value)}" if isinstance(value, str | int | float) else ""
-    return must(str(found["msg"])) + said
+    return f" {words}" + (f", and is {json.dumps(value)}" if isinstance(value, str | int | float) else "")
 
 
 def must(words: str) -> str:

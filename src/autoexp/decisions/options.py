@@ -75,7 +75,7 @@ def checked(kind: type[O], rule: str, given: dict[str, Any]) -> O:
         key = str(first["loc"][0])
         where = f"[rules.{rule}] in autoexp.toml"
         if first["type"] != "extra_forbidden":
-            raise UsageError(f"{where}: {key} {complaint(first)}", "edit autoexp.toml, then try again") from error
+            raise UsageError(f"{where}: {key}{complaint(first)}", "edit autoexp.toml, then try again") from error
         near = difflib.get_close_matches(key, list(kind.model_fields), n=1, cutoff=0.4)
         others = ", ".join(kind.model_fields)
         hint = (

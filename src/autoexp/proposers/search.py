@@ -263,7 +263,7 @@ def _explain(error: ValidationError) -> UsageError:
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] != "extra_forbidden":
-        return UsageError(f"[proposers.search] {key} {complaint(first)}", "edit autoexp.toml, then try again")
+        return UsageError(f"[proposers.search] {key}{complaint(first)}", "edit autoexp.toml, then try again")
     near = difflib.get_close_matches(key, list(Options.model_fields), n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(Options.model_fields)}"
     return UsageError(f"[proposers.search] unknown option {key}", hint)

@@ -288,7 +288,7 @@ def _explain(error: ValidationError, where: str, hint: str) -> UsageError:
     path = [str(part) for part in first["loc"]]
     dotted = ".".join(path)
     if first["type"] != "extra_forbidden":
-        return UsageError(f"{where}: {dotted} {complaint(first)}", hint)
+        return UsageError(f"{where}: {dotted}{complaint(first)}", hint)
     fields: Any = Settings
     for part in path[:-1]:
         fields = fields.model_fields[part].annotation
