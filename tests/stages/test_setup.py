@@ -80,6 +80,7 @@ def test_isolation_that_is_required_and_cannot_be_is_told_before_anything_is_tra
     with pytest.raises(PreconditionError, match=r'train\.isolation is "required"') as caught:
         set_up(workspace)
     assert "apt-get install bubblewrap" in caught.value.hint
+    assert caught.value.hint.endswith("then: autoexp resume --run-id test")
 
 
 def test_missing_data_is_prepared_once(workspace: Workspace) -> None:

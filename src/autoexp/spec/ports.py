@@ -152,10 +152,13 @@ def missing_isolation(executor: Executor) -> str | None:
     return missing
 
 
-def require_isolation(executor: Executor) -> None:
-    """Raise PreconditionError when an executor cannot isolate trainings, and they are to be (`train.isolation`)."""
+def require_isolation(executor: Executor, then: str = "autoexp resume") -> None:
+    """Raise PreconditionError when an executor cannot isolate trainings, and they are to be (`train.isolation`).
+
+    `then` is what goes on when that is mended.
+    """
     if (missing := missing_isolation(executor)) is not None:
-        hint = 'apt-get install bubblewrap (or set isolation = "off" under [train]), then: autoexp resume'
+        hint = f'apt-get install bubblewrap (or set isolation = "off" under [train]), then: {then}'
         raise PreconditionError(f'{missing}, and train.isolation is "required"', hint)
 
 

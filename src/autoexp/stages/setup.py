@@ -34,7 +34,7 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
             f"the training command {command!r} is not on PATH", f"install {command}, then: {_resume(context)}"
         )
     if settings.train.isolation == "required":
-        require_isolation(context.executor())
+        require_isolation(context.executor(), _resume(context))
     missing = missing_data(context.workspace, context.settings)
     if missing:
         _prepare(context, missing)
