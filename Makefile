@@ -13,11 +13,13 @@ DEMO := demo
 demo: $(STAMP)
 	@$(BIN)/autoexp init $(DEMO) --profile cpu > /dev/null
 	@cd $(DEMO) && $(abspath $(BIN))/autoexp start --loops 5 --json > /dev/null
-	@echo "A workspace in $(DEMO)/: data, a baseline, five experiments. Ctrl-C leaves them running; to look at them, and"
-	@echo "to type the commands that are named at the end:  cd $(DEMO) && . $(abspath $(BIN))/activate"
+	@echo "A workspace in $(DEMO)/: data, a baseline, five experiments."
+	@echo "Ctrl-C leaves them running. To type the commands that are named at the end:"
+	@echo "  cd $(DEMO) && . $(abspath $(BIN))/activate"
 	@cd $(DEMO) && $(abspath $(BIN))/autoexp watch
 	@echo
-	@echo "go on with:  cd $(DEMO) && . $(abspath $(BIN))/activate && autoexp resume --loops 5"
+	@echo "To go on:"
+	@echo "  cd $(DEMO) && . $(abspath $(BIN))/activate && autoexp resume --loops 5"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

@@ -19,6 +19,11 @@ They are caught once, in `autoexp.cli.app.main`, which prints two lines on stder
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
 
 class AutoexpError(Exception):
     """What went wrong (`str(error)`), and `hint`: the next command to type."""
@@ -76,3 +81,17 @@ class DiskFullError(AutoexpError):
 
 class Interrupted(AutoexpError):
     exit_code = 130
+
+
+def complaint(found: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a value, to be put after its name: ' must be greater than 0, and is -1'."""
+    words = must(str(found["msg"]))
+    if not words.startswith("must be"):
+        return f": {words}"
+    value = found.get("input")
+    return f" {words}" + (f", and is {json.dumps(value)}" if isinstance(value, str | int | float) else "")
+
+
+def must(words: str) -> str:
+    """Pydantic's words without its point of view."""
+    return re.sub(r", unable to parse string as an? \w+", "", words.replace("Input should be", "must be"))

@@ -80,7 +80,8 @@ def test_steering_a_live_run_reaches_the_next_brief_and_stays_until_it_is_withdr
     lab.finished()
     assert all("1. leave the optimizer alone tonight" in prompt for prompt in prompts(lab)) and len(prompts(lab)) == 2
     assert "leave the optimizer alone" in lab.command("steer", "--list")
-    assert "no guidance is in force" in lab.command("steer", "--withdraw", "1")
+    said = lab.command("steer", "--withdraw", "1")
+    assert said == "withdrawn: leave the optimizer alone tonight\nno guidance is in force\n"
     lab.resume("--loops", "1")
     assert "leave the optimizer" not in prompts(lab)[2]
     assert lab.status()["guidance"] == []

@@ -18,6 +18,7 @@ asked = json.load(sys.stdin)
 if asked["task"] == "propose" and not os.path.exists(sys.argv[1]):
     open(sys.argv[1], "w").close()
     print("\\x1b[31mlet me think")
+    print("hm\\n" * 900 + "x" * 9000 + "\\nthe last word")
 elif asked["task"] == "propose":
     idea = {"status": "ok", "description": "an idea", "change_plan": "LR = 0.02", "commit_description": "LR"}
     print(json.dumps({**idea, "usage": {"input_tokens": 11, "output_tokens": 7, "cost_usd": 0.5}}))
@@ -41,6 +42,9 @@ def test_each_call_with_what_was_said_and_what_it_took(lab: Lab, tmp_path: Path)
         "problem: the answer holds no valid JSON object",
         "[agent]\nlet me think",
         "[autoexp]\nPropose the next experiment.",
+        "[… 53 lines are left out; all of them: ",
+        "[… 5000 more characters: ",
+        "the last word",
         "call 2 of 3: propose, attempt 1, command",
         "11 tokens read, 7 written, $0.5000",
         "call 3 of 3: apply, attempt 1, command",

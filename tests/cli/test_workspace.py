@@ -76,7 +76,8 @@ def test_init_makes_a_workspace_that_needs_only_its_data(person: Person) -> None
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["x", "--profile", "tpu"], 2, "invalid choice: 'tpu'"),
+        (["x", "--profile", "tpu"], 2, "--profile 'tpu': it is one of auto, cpu, h100\n  try: --profile auto"),
+        ([""], 2, "the folder has no name"),
         (["x", "--dataset", "/nowhere"], 3, "/nowhere is not there"),
         (["a-file"], 2, "is a file"),
         (["a-file/x"], 1, "cannot write"),
@@ -226,6 +227,8 @@ def test_prepare_with_nothing_to_prepare_says_so(person: Person) -> None:
 
 def test_prepare_outside_a_workspace_uses_the_trainers_own(person: Person) -> None:
     assert "/nowhere is not there" in person.fails("prepare", "--dataset", "/nowhere", "--profile", "cpu", code=3)
+    said = person.fails("prepare", "--profile", "tpu", code=2)
+    assert said.splitlines() == ["error: --profile 'tpu': it is one of auto, cpu, h100", "  try: --profile auto"]
     assert person.types("prepare", "--profile", "cpu", "--check", code=3).out.startswith(str(person.path / "cache"))
 
 

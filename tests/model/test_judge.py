@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ class Lab:
             return text.replace(HEAD, logits).replace("\nclass GPT(", f"\n{top}\n\nclass GPT(")
 
         write_train(place / "train.py", edit)
-        env = environment(AUTOEXP_DATA=self.data)
+        env = environment(AUTOEXP_DATA=changes.pop("data", self.data))
         task = {
             "program": "train.py",
             "folder": str(place),
@@ -210,6 +211,16 @@ def test_a_checkpoint_that_is_none_is_told(lab: Lab, tmp_path: Path) -> None:
     code.write_bytes(b"cbuiltins\nexit\n(I7\ntR.")  # a pickle that runs something
     said = lab.judged(checkpoint=str(code))
     assert said["status"] == "failed" and said["reason"].startswith("the model failed"), said
+
+
+def test_rows_that_are_not_those_that_were_prepared_are_told_and_not_judged_by(lab: Lab, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(lab.data, data)
+    rows = bytearray((data / "val.rows").read_bytes())
+    rows[2] ^= 1  # one token of the first row
+    (data / "val.rows").write_bytes(rows)
+    said = lab.judged(data=data)
+    assert said["status"] == "failed" and said["reason"] == f"{data / 'val.rows'} is not what was prepared"
 
 
 def test_without_go_it_ends_and_judges_nothing(lab: Lab, tiny_data: Path) -> None:

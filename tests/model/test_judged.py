@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +21,8 @@ from autoexp.executors.local import Local
 from autoexp.model import profiles
 from autoexp.runs.events import TrainingEnded, TrainingStarted, Triaged
 from autoexp.runs.journal import read
-from autoexp.runs.records import Metric, Outcome, Proposal, Replace
+from autoexp.runs.records import Metric, Outcome, Proposal, Replace, Trial
+from autoexp.session.verifying import verified
 from autoexp.spec.ports import Evaluation, Exit, JobSpec
 from autoexp.testing import Scripted, git, make_workspace, proposal, run
 from autoexp.workspace import seals
@@ -319,3 +322,30 @@ def test_what_it_leaves_of_the_exam_is_its_log(
     assert (job.folder / "evaluation.log").read_text().splitlines() == ["hello from candidate"] * 2
     assert (job.folder / "keeper.err").read_text() == ""
     assert not processes.of_job(*processes.all_keys_of(json.loads((job.folder / "job.json").read_text())))
+
+
+def test_trials_are_not_judged_by_other_rows_than_the_baseline_was(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    workspace = made(tmp_path / "work", data)
+    steps = Scripted(*(changed("ASPECT_RATIO = 32", f"ASPECT_RATIO = {width}", "wider") for width in (33, 34)))
+    rows = bytearray((data / "val.rows").read_bytes())
+    rows[2] ^= 1
+
+    def of_other_rows(trials: int) -> Trial:
+        (data / "val.rows").write_bytes(rows)
+        return run(workspace, trials, steps).trials[-1]
+
+    run(workspace, 0, steps)
+    refused = of_other_rows(1)
+    assert (refused.status, refused.metric) == ("crash", None)
+    assert refused.reason == f"{data / 'val.rows'} is not what was prepared"
+
+    meta = json.loads((data / "meta.json").read_text())  # prepared anew, as it were, in the same place
+    meta["sha256"]["val.rows"] = hashlib.sha256(rows).hexdigest()
+    (data / "meta.json").write_text(json.dumps(meta))
+    assert of_other_rows(1).status == "success"
+    found = verified(workspace, workspace.run("test"))
+    assert found.first.startswith(
+        "data: iterations/0000/attempt-1 and iterations/0002/attempt-1 are of other data (val "
+    )

@@ -14,7 +14,7 @@ import torch
 
 import autoexp
 from autoexp.model import report
-from autoexp.model.report import KEYS, source_hash, versions, whole
+from autoexp.model.report import KEYS, save_checkpoint, source_hash, versions, whole
 from autoexp.model.telemetry import REASONS, Telemetry
 
 from .conftest import command, write_train
@@ -102,3 +102,9 @@ def test_a_whole_report_has_every_key_in_order_and_loses_none() -> None:
 
     assert list(said) == [*KEYS, "extra"]
     assert (said["status"], said["val_bpb"], said["reason"], said["extra"]) == ("ok", 0.9, None, 1)
+
+
+def test_weights_that_find_no_space_say_so_and_leave_nothing(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        save_checkpoint(small_disk / "checkpoint.pt", torch.nn.Linear(400, 400), {})
+    assert not list(small_disk.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,19 @@ def test_the_test_split_is_evaluated_when_a_check_asks_and_not_otherwise(tiny_da
         reports.append(json.loads(report.read_text())["metrics"])
     assert set(reports[0]) == {"val_bpb"} and set(reports[1]) == {"val_bpb", "test_bpb"}
     assert 0 < abs(reports[1]["test_bpb"] - reports[1]["val_bpb"]) < 1.0  # of the same language, in other rows
+
+
+def test_rows_that_are_not_those_that_were_prepared_give_no_number(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    rows = bytearray((data / "val.rows").read_bytes())
+    rows[2] ^= 1
+    (data / "val.rows").write_bytes(rows)
+    write_train(tmp_path / "train.py")
+    run = run_train(tmp_path, data, AUTOEXP_BUDGET_SECONDS="0.1")
+    assert run.returncode == 1
+    assert f"{data / 'val.rows'} is not what was prepared" in run.stderr
+    assert read(tmp_path / "report.json")["status"] == "failed"
 
 
 def test_what_is_no_language_model_is_found_out(train_module: ModuleType, tiny_data: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_flags_go_before_settings_and_can_lift_them(workspace: Workspace, monkey
 def test_a_setting_that_is_no_limit_is_named(workspace: Workspace) -> None:
     with workspace.settings.open("a") as file:
         file.write("\n[budget]\nmax_hours = -1\n")
-    with pytest.raises(UsageError, match=r"autoexp\.toml: budget\.max_hours: Input should be greater than 0"):
+    with pytest.raises(UsageError, match=r"autoexp\.toml: budget\.max_hours must be greater than 0"):
         load(workspace)
 
 

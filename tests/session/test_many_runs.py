@@ -59,6 +59,16 @@ def test_a_second_start_is_refused_while_a_run_is_live_and_begins_one_by_its_nam
     assert [trial["decision"] for trial in trained] == ["keep", "keep"]
 
 
+def test_of_starts_at_the_same_moment_one_begins(lab: Lab) -> None:
+    lab.hold()
+    starts = [lab.popen("start", "--loops", "1") for _ in range(4)]
+    said = [start.communicate(timeout=120)[1] for start in starts]
+    assert sorted(start.returncode for start in starts) == [0, 1, 1, 1], said
+    assert sum("is live in this workspace" in each for each in said) == 3
+    assert len(lab.workspace.run_ids()) == 1
+    lab.command("stop", "--now")
+
+
 def test_all_runs_are_listed(lab: Lab) -> None:
     assert "there is no run yet" in lab.command("runs")
     lab.script(proposal(LR=0.04))

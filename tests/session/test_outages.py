@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from autoexp.errors import AgentError, AutoexpError, UsageError
+from autoexp.errors import AgentError, AutoexpError, DiskFullError, UsageError
 from autoexp.runs.records import Proposal, Replace
 from autoexp.runs.state import RunState
 from autoexp.session.requests import Request, post
 from autoexp.spec.context import Context
-from autoexp.testing import Scripted, git, make_workspace, proposal, run
+from autoexp.testing import TRAINER, Scripted, git, make_workspace, proposal, run
 from autoexp.workspace.paths import Workspace
 
 
@@ -54,6 +55,24 @@ def test_a_failed_baseline_stays_the_end_until_one_goes_on_without_it(tmp_path: 
     state = run(broken, 1, Scripted(proposal(mended)), stages=("setup", "loop"))
 
     assert [(trial.decision, trial.metric) for trial in state.trials] == [("crash", None), ("keep", 0.08)]
+
+
+SAVES = "\nwith open('weights', 'wb') as file:\n    file.write(bytes(3_000_000))\n"
+
+
+@pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
+def test_a_training_that_found_no_space_is_trained_again_when_there_is_some(small_disk: Path) -> None:
+    workspace = make_workspace(small_disk / "work", TRAINER + SAVES)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 1_500_000))
+    with pytest.raises(DiskFullError, match=r"the disk is full|no space left") as caught:
+        run(workspace, 0)
+    assert "autoexp resume" in caught.value.hint
+
+    filler.unlink()
+    state = run(workspace, 0)
+
+    assert [(trial.status, trial.attempts) for trial in state.trials] == [("success", 2)]
 
 
 def test_a_request_of_another_release_is_dropped(workspace: Workspace) -> None:

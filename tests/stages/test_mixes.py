@@ -91,7 +91,7 @@ def test_the_settings_can_say_it_in_each_way(
 def test_a_table_without_positive_shares_is_named(workspace: Workspace, table: str) -> None:
     with workspace.settings.open("a") as settings:
         settings.write(f"\n[run]\nproposers = {table}\n")
-    with pytest.raises(UsageError, match=r"autoexp\.toml: run\.proposers\.search: Input should be"):
+    with pytest.raises(UsageError, match=r"autoexp\.toml: run\.proposers\.search must be"):
         load(workspace)
 
 

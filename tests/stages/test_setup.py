@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -65,6 +66,21 @@ def test_what_is_missing_is_exit_3_with_the_way_out(workspace: Workspace, settin
     assert said in str(caught.value)
     assert hint in caught.value.hint
     assert caught.value.exit_code == 3
+
+
+def test_isolation_that_is_required_and_cannot_be_is_told_before_anything_is_trained(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.settings.write_text(
+        workspace.settings.read_text().replace("[train]", '[train]\nisolation = "required"', 1)
+    )
+    for program in ("git", "sh", "python3"):
+        (tmp_path / program).symlink_to(shutil.which(program) or program)
+    monkeypatch.setenv("PATH", str(tmp_path))  # without bubblewrap
+    with pytest.raises(PreconditionError, match=r'train\.isolation is "required"') as caught:
+        set_up(workspace)
+    assert "apt-get install bubblewrap" in caught.value.hint
+    assert caught.value.hint.endswith("then: autoexp resume --run-id test")
 
 
 def test_missing_data_is_prepared_once(workspace: Workspace) -> None:
@@ -140,9 +156,18 @@ def test_a_missing_training_command_is_found_out_before_anything_is_trained(work
 
 
 def test_nothing_editable_is_found_out(workspace: Workspace) -> None:
-    workspace.settings.write_text(workspace.settings.read_text().replace('"train.py"', '"missing.py"'))
-    with pytest.raises(PreconditionError, match=r"no committed file matches files.editable \(missing.py\)"):
-        set_up(workspace)
+    text = workspace.settings.read_text()
+    for editable, there, said, hint in (
+        ('"other.py"', "", r"no file matches files.editable \(other.py\)", "edit [files] in autoexp.toml"),
+        ('"other.py"', "other.py", r"no committed file matches files.editable \(other.py\)", "git add other.py &&"),
+        ("", "", r"files.editable is empty", "edit [files] in autoexp.toml"),
+    ):
+        if there:
+            (workspace.root / there).touch()
+        workspace.settings.write_text(text.replace('"train.py"', editable))
+        with pytest.raises(PreconditionError, match=said) as caught:
+            set_up(workspace)
+        assert hint in caught.value.hint
 
 
 def test_uncommitted_edits_are_told_of_and_are_no_part_of_the_run(workspace: Workspace, tmp_path: Path) -> None:

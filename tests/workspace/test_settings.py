@@ -61,14 +61,14 @@ def test_a_command_is_a_list_or_a_line_as_a_shell_splits_it(bare: Workspace) -> 
         ("[trian]\nx = 1", "unknown setting trian", "did you mean train?"),
         ("[run]\nworker = 1", "unknown setting run.worker", "did you mean run.workers?"),
         ("[metric]\nqqqqqqqq = 1", "unknown setting metric.qqqqqqqq", "one of name, direction"),
-        ("[train]\nbudget_seconds = 0", "train.budget_seconds", "edit autoexp.toml"),
+        ("[train]\nbudget_seconds = 0", "train.budget_seconds must be greater than 0, and is 0", "edit autoexp.toml"),
         ("[train]\nbudget_seconds = -inf", "train.budget_seconds", "edit autoexp.toml"),
-        ('[metric]\ndirection = "up"', "metric.direction", "edit autoexp.toml"),
+        ('[metric]\ndirection = "up"', "metric.direction must be 'min' or 'max', and is \"up\"", "edit autoexp.toml"),
         ("[run]\nworkers = 0", "run.workers", "edit autoexp.toml"),
         ("train = 3", "train", "edit autoexp.toml"),
         ("[train", "not valid TOML", "edit autoexp.toml"),
         ("a = 1\na = 2", "not valid TOML", "edit autoexp.toml"),
-        ('[train]\ncommand = "unclosed \'quote"', "train.command", "edit autoexp.toml"),
+        ('[train]\ncommand = "unclosed \'quote"', "train.command: ", "edit autoexp.toml"),
     ],
 )
 def test_a_mistake_is_named_with_its_place_and_the_way_out(bare: Workspace, text: str, said: str, hint: str) -> None:

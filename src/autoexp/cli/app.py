@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoexp.errors import AutoexpError, UsageError
+from autoexp.errors import AutoexpError, UsageError, must
 
 BUILTINS = ("run", "look", "workspace", "steer", "guide", "check")
 """Command modules of this folder; they register through the same hook as a plugin's."""
@@ -79,7 +79,7 @@ def main() -> int:
 def _usage(error: Any) -> AutoexpError:
     """Typer's complaint in our two lines."""
     command = error.ctx.command_path if error.ctx is not None else "autoexp"
-    return UsageError(" ".join(error.format_message().split()), f"{command} --help")
+    return UsageError(must(" ".join(error.format_message().split())), f"{command} --help")
 
 
 def _open_standard_streams() -> None:

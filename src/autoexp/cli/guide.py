@@ -37,13 +37,15 @@ def steer(
     if (text is not None) + show + (number is not None) > 1:
         raise UsageError("give words, --list or --withdraw, one of them", "autoexp steer --help")
     paths = find_workspace().existing(run_id)
+    withdrawn = ""
     if text is not None:
         said = memory.steer(paths, text)
     elif number is not None:
+        withdrawn = next((each.text for each in memory.heard(paths).guidance if each.number == number), "")
         said = memory.withdraw(paths, number)
     else:
         said = memory.heard(paths)
-    _show_guidance(said, json)
+    _show_guidance(said, withdrawn, json)
 
 
 def answer(
@@ -109,12 +111,16 @@ def brief(run_id: RunId = None, json: AsJson = False) -> None:
     print(f"{found.tokens} of {found.limit} tokens, counted by {found.counter}", file=sys.stderr)
 
 
-def _show_guidance(said: Said, as_json: bool) -> None:
+def _show_guidance(said: Said, withdrawn: str, as_json: bool) -> None:
     from autoexp.cli import render
 
     if as_json:
         render.show_json(said.model_dump(mode="json"))
         return
+    if withdrawn:
+        render.say(f"withdrawn: {render.clean(withdrawn)}")
+    if said.guidance:
+        render.say("in force, in every brief until withdrawn (autoexp steer --withdraw N):")
     for each in said.guidance:
         render.say(f"{each.number:>3}  {render.clean(each.text)}")
     if not said.guidance:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "
 ROOMY = 90
 """Columns from which the table of trials has all its columns."""
 _LABEL = 10
+COMMANDS = ("next", "simpler", "look")
+"""Labels of what is to be typed: a line break in it would be copied."""
 
 
 def terminal() -> bool:
@@ -161,9 +164,21 @@ def left(item: InProgress) -> float | None:
 
 
 def show_fields(pairs: Iterable[tuple[str, str]]) -> None:
+    """A label and its text in each line; on a terminal a long text goes on below itself, between words."""
     for label, text in pairs:
         if text:
-            say(f"{paint(f'{label:<{_LABEL}}', 'dim')} {text}")
+            first, *rest = [text] if label in COMMANDS else lines(text, _LABEL + 1)
+            say(f"{paint(f'{label:<{_LABEL}}', 'dim')} {first}")
+            for line in rest:
+                say(f"{'':<{_LABEL}} {line}")
+
+
+def lines(text: str, indent: int) -> list[str]:
+    """`text` in lines that fit beside so many columns; one line where nobody looks on, or a word is too long."""
+    columns = width()
+    if columns is None or len(text) <= columns - indent:
+        return [text]
+    return textwrap.wrap(text, max(columns - indent, 20), break_long_words=False, break_on_hyphens=False)
 
 
 def show_status(report: Status) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +37,7 @@ def start(
 ) -> None:
     """Begin a run: set-up, baseline, then --loops iterations, or as many as a budget allows."""
     from autoexp.runs.plan import select
-    from autoexp.session.background import refuse_beside
+    from autoexp.session.background import beginning
     from autoexp.session.create import create_run
     from autoexp.session.planning import auditing, first_plan
     from autoexp.workspace.paths import find_workspace
@@ -47,11 +48,11 @@ def start(
     stages = select(flags.only, flags.loop_only, flags.from_stage, flags.to_stage)
     plan = first_plan(settings, stages, flags.loops, flags.changes() | auditing(settings, flags.audit))
     proposal = _proposal(flags.proposal_file)
-    if run_id is None:
-        refuse_beside(workspace)
-    paths = create_run(workspace, settings, plan, run_id, branch)
-    _queue(paths, proposal)
-    _work(workspace, paths, flags.background_train, json)
+    with beginning(workspace) if run_id is None else nullcontext():
+        paths = create_run(workspace, settings, plan, run_id, branch)
+        _queue(paths, proposal)
+        _work(workspace, paths, flags.background_train, json)
+    _tell_work(paths, flags.background_train, json)
 
 
 @flagged
@@ -78,6 +79,7 @@ def resume(flags: Flags, run_id: RunId = None, json: AsJson = False) -> None:
     taken = submit(paths, Request(kind="resume", loops=flags.loops, changes=changes))
     if taken == "idle":
         _work(workspace, paths, flags.background_train, json)
+        _tell_work(paths, flags.background_train, json)
     else:
         said = "the run is live and takes it in" if taken == "taken" else "the run is busy and will take it in"
         tell(paths, json or not sys.stdout.isatty(), said)
@@ -129,24 +131,32 @@ def _queue(paths: RunPaths, proposal: Any) -> None:
 
 
 def _work(workspace: Workspace, paths: RunPaths, background: bool, as_json: bool) -> None:
-    """Work on the run here, or have it worked on; then tell how it stands."""
-    from autoexp.session import background as detached
+    """Work on the run here until it is done, or have it worked on."""
+    if background:
+        from autoexp.session.background import spawn
 
-    if not background:
+        spawn(paths)
+    else:
         from autoexp.session.loop import Session, printer
 
         Session(workspace, paths, say=(lambda line: None) if as_json else printer()).run()
-        if as_json:
-            tell(paths, True)
-        return
-    detached.spawn(paths)
-    detached.raise_if_failed(paths)
-    if sys.stdout.isatty() and not as_json:
-        from autoexp.cli.live import watch as attach
 
-        attach(paths)
-    else:
+
+def _tell_work(paths: RunPaths, background: bool, as_json: bool) -> None:
+    """What came of that; on a terminal, what comes of it."""
+    from autoexp.session.background import raise_if_failed
+
+    if background:
+        raise_if_failed(paths)
+    if as_json or (background and not sys.stdout.isatty()):
         tell(paths, True)
+        return
+    from autoexp.cli.live import Watched, summarise, watch
+
+    if background:
+        watch(paths)
+    else:
+        summarise(Watched(paths))
 
 
 def tell(paths: RunPaths, as_json: bool, first: str = "") -> None:

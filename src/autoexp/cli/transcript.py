@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from autoexp.spec.transcripts import Turn
 
 STYLES = {"autoexp": "cyan", "agent": "green", "thought": "dim", "tool": "yellow", "error": "red"}
+FIRST_LINES, LAST_LINES, LINE_CHARACTERS = 800, 50, 4000
+"""Of what was said: briefs with a program in them are shown whole, megabytes of prattle are not."""
 TOOL_LINES = 40
 """Of what a tool was given, and of what it gave back; all of it is in the call's folder."""
 
@@ -30,7 +32,7 @@ def show_calls(calls: Sequence[Call]) -> None:
         for turn in call.turns:
             say()
             say(paint(f"[{clean(turn.tool) if turn.by == 'tool' else turn.by}]", STYLES[turn.by]))
-            for line in _lines(turn):
+            for line in _cut(list(_lines(turn)), call.folder):
                 say(line)
         say()
 
@@ -42,6 +44,17 @@ def _took(call: Call) -> Iterator[str]:
     else:
         yield f"{call.input_tokens or 0} tokens read, {call.output_tokens or 0} written"
     yield "cost unknown" if call.cost_usd is None else f"${call.cost_usd:.4f}"
+
+
+def _cut(lines: list[str], folder: str) -> Iterator[str]:
+    """What can be read: of a long turn its beginning and its end, where the answer is, and where the rest is."""
+    left = len(lines) - FIRST_LINES - LAST_LINES
+    if left > 0:
+        rest = f"[… {left} lines are left out; all of them: {short(folder)}]"
+        lines = [*lines[:FIRST_LINES], paint(rest, "dim"), *lines[-LAST_LINES:]]
+    for line in lines:
+        more = len(line) - LINE_CHARACTERS
+        yield line if more <= 0 else f"{line[:LINE_CHARACTERS]} [… {more} more characters: {short(folder)}]"
 
 
 def _lines(turn: Turn) -> Iterator[str]:

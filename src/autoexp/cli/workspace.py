@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoexp.errors import UsageError
 from autoexp.spec.markers import hookimpl
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def autoexp_register_commands(app: typer.Typer) -> None:
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder; it is made if need be.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder; it is made if need be.")],
     profile: Annotated[str, typer.Option("--profile", help="The machine: auto, cpu or h100.")] = "auto",
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="bundled, climbmix, or a file or folder of text (the profile's).")
@@ -34,7 +35,11 @@ def init(
     """Make a workspace: a repository with a program, its policy and its settings. Overwrites nothing."""
     from autoexp.workspace.scaffold import init as make
 
-    _show_made(make(folder, profile, dataset), folder)
+    if not folder.strip():
+        raise UsageError(
+            "the folder has no name", "autoexp init my-research, or for the current folder: autoexp init ."
+        )
+    _show_made(make(Path(folder), profile, dataset), Path(folder))
 
 
 def prepare(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from autoexp.errors import UsageError
+from autoexp.errors import UsageError, complaint
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -24,6 +24,12 @@ class Secondary(BaseModel):
     """How much better the metric must be for each gigabyte above the limit."""
     simpler: NonNegativeInt = 0
     """Lines that a change must delete, more than it adds, to be kept although it is only as good; 0: none is."""
+
+
+class NoOptions(BaseModel):
+    """Of a rule that has none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class MarginOptions(Secondary):
@@ -69,7 +75,14 @@ def checked(kind: type[O], rule: str, given: dict[str, Any]) -> O:
         key = str(first["loc"][0])
         where = f"[rules.{rule}] in autoexp.toml"
         if first["type"] != "extra_forbidden":
-            raise UsageError(f"{where}: {key}: {first['msg']}", "edit autoexp.toml, then try again") from error
+            raise UsageError(f"{where}: {key}{complaint(first)}", "edit autoexp.toml, then try again") from error
         near = difflib.get_close_matches(key, list(kind.model_fields), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(kind.model_fields)}"
+        others = ", ".join(kind.model_fields)
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"the options are {others}"
+            if others
+            else "take it out: it has none"
+        )
         raise UsageError(f"{where}: there is no option {key}", hint) from error

@@ -12,8 +12,10 @@ Every error carries what is wrong and the next command to type; `tell` prints bo
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 
 class TrainerError(Exception):
@@ -57,3 +59,16 @@ def tell(error: TrainerError) -> int:
     if error.hint:
         print(f"  try: {error.hint}", file=sys.stderr)
     return error.exit_code
+
+
+class Arguments(argparse.ArgumentParser):
+    """A command line whose complaints are two lines too; exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        error = BadInput(message, f"{self.prog} --help")
+        if found := re.fullmatch(r"argument (\S+): invalid choice: (\S+) \(choose from (.*)\)", message):
+            flag, value, choices = found.groups()
+            names = choices.replace("'", "").split(", ")
+            error = BadInput(f"{flag} {value}: it is one of {', '.join(names)}", f"{flag} {names[0]}")
+        tell(error)
+        sys.exit(2)

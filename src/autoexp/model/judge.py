@@ -330,10 +330,13 @@ def harness_hash() -> str:
 
 
 def data_hashes(data: Prepared, splits: tuple[str, ...]) -> dict[str, str]:
-    """What the number depends on: SHA-256 of the evaluated rows, of the tokenizer and of its tokens' lengths."""
+    """What the number depends on: SHA-256 of the evaluated rows, of the tokenizer and of its tokens' lengths.
+
+    Raises BadInput for a file that is not what was prepared.
+    """
     files = {"tokenizer": TOKENIZER, "token_bytes": TOKEN_BYTES, **{split: ROWS[split] for split in splits}}
-    hashes = {name: sha256_file(data.folder / file) for name, file in files.items()}
-    return {"prepared": str(data.meta["hash"]), **hashes}
+    hashes = data.hashes(files.values())
+    return {"prepared": str(data.meta["hash"]), **{name: hashes[file] for name, file in files.items()}}
 
 
 def _keep_out() -> None:

@@ -23,7 +23,7 @@ from autoexp.model.climbmix import BASE_URL, ClimbMix
 from autoexp.model.console import Progress
 from autoexp.model.datasets import Bundled, OwnText, Source
 from autoexp.model.encoding import Encoded, processors
-from autoexp.model.errors import BadInput, TrainerError, tell
+from autoexp.model.errors import Arguments, BadInput, TrainerError, tell
 from autoexp.model.prepared import (
     FORMAT,
     META,
@@ -235,9 +235,7 @@ def tokenizer_for(request: Request, made_from: str, progress: Progress) -> Token
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m autoexp.model.prepare", description=str(__doc__).partition("\n")[0]
-    )
+    parser = Arguments(prog="python -m autoexp.model.prepare", description=str(__doc__).partition("\n")[0])
     parser.add_argument(
         "--dataset", default=None, help="bundled, climbmix, or a file or folder of text (default: the profile's)"
     )

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoexp.model.errors import BadInput, Missing
+from autoexp.model.storage import sha256_file
 
 FORMAT = 2  # 2: what meta.json says of its making; empty documents and short validation texts as the reference
 META, TOKENIZER, TOKEN_BYTES = "meta.json", "tokenizer.json", "token_bytes.npy"
@@ -96,6 +97,19 @@ class Prepared:
                 "prepare the data again: python -m autoexp.model.prepare",
             )
         return rows_of(self.folder / ROWS[split], int(self.meta[split]["rows"]), self.seq_len)
+
+    def hashes(self, names: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of files of the folder. Raises BadInput for one that is not what was prepared: numbers of before
+        and after do not compare."""
+        found = {name: sha256_file(self.folder / name) for name in names}
+        prepared = self.meta.get("sha256", {})
+        for name, digest in found.items():
+            if prepared.get(name, digest) != digest:
+                raise BadInput(
+                    f"{self.folder / name} is not what was prepared",
+                    f"rm {self.folder / META}, then: autoexp prepare",
+                )
+        return found
 
     def token_bytes(self) -> npt.NDArray[np.int32]:
         """Bytes of text that each token stands for, shape (vocab_size,)."""

@@ -7,7 +7,6 @@ ranges, line by line, and leaves the rest of the text as it is.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
@@ -16,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoexp.model.errors import BadInput, TrainerError, tell
+from autoexp.model.errors import Arguments, BadInput, TrainerError, tell
 
 
 @dataclass(frozen=True)
@@ -163,9 +162,7 @@ def write(profile: Profile, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m autoexp.model.profiles", description="Write train.py for a machine."
-    )
+    parser = Arguments(prog="python -m autoexp.model.profiles", description="Write train.py for a machine.")
     parser.add_argument("--profile", default="auto", choices=["auto", *PROFILES])
     parser.add_argument("--out", type=Path, required=True, help="the train.py to write; must not exist")
     arguments = parser.parse_args(argv)

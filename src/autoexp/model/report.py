@@ -107,9 +107,15 @@ class LossGuard:
 
 
 def save_checkpoint(path: Path, model: torch.nn.Module, report: Mapping[str, Any]) -> None:
-    """Write the weights and the report so far, by rename."""
+    """Write the weights and the report so far, by rename. Raises OSError when there is no space for them."""
     with replacing(path) as file:
-        torch.save({"model": model.state_dict(), "report": json.dumps(report)}, file)
+        try:
+            torch.save({"model": model.state_dict(), "report": json.dumps(report)}, file)
+        except RuntimeError as error:
+            # torch goes on after a write that failed, and complains of the place in the file: nobody would know why
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, device: torch.device) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from autoexp.model.errors import OUT_OF_MEMORY, BadInput, TrainerError, Training
 from autoexp.model.evaluate import Losses, evaluate
 from autoexp.model.kernels import available
 from autoexp.model.observer import Observer, Step
-from autoexp.model.prepared import cache_folder, find_prepared
+from autoexp.model.prepared import ROWS, TOKEN_BYTES, cache_folder, find_prepared
 from autoexp.model.profiles import PROFILES
 from autoexp.model.profiling import StepProfiler
 from autoexp.model.report import (
@@ -363,8 +363,9 @@ class Trial:
             self._save(model, report)
             self._ended(report | {"status": "trained", "total_seconds": seconds_since_process_start()})
             return None
-        with ThreadPoolExecutor(1) as pool:  # weights are written while the device evaluates them; both are waited for
+        with ThreadPoolExecutor(2) as pool:  # while the device evaluates them, weights are written and rows are hashed
             saving = pool.submit(self._save, model, report)
+            hashing = pool.submit(self.data.hashes, (TOKEN_BYTES, ROWS["val"]))
             self._evaluated(0.0)
             val_bpb = evaluate(losses, self.data, self.device, self.rows_per_part, self._evaluated, self.world)
             metrics = {"val_bpb": val_bpb}
@@ -376,6 +377,7 @@ class Trial:
             with eager() if self.device.compiles else nullcontext():  # shapes that come once
                 check_probabilities(model, self.data, self.device)
             saving.result()
+            hashing.result()
         self._evaluated(1.0)
         ended = seconds_since_process_start()
         report |= {

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autoexp.errors import UsageError
+from autoexp.errors import UsageError, complaint
 from autoexp.proposers.evidence import Evidence, Move, suggest
 from autoexp.proposers.space import Axis, Program, axes, declares, fits, program
 from autoexp.runs.records import Constant, Proposal, SetConstant
@@ -263,7 +263,7 @@ def _explain(error: ValidationError) -> UsageError:
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] != "extra_forbidden":
-        return UsageError(f"[proposers.search] {key}: {first['msg']}", "edit autoexp.toml, then try again")
+        return UsageError(f"[proposers.search] {key}{complaint(first)}", "edit autoexp.toml, then try again")
     near = difflib.get_close_matches(key, list(Options.model_fields), n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(Options.model_fields)}"
     return UsageError(f"[proposers.search] unknown option {key}", hint)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from autoexp.errors import AutoexpError, RunError
 from autoexp.runs.plan import next_stages
 from autoexp.session import requests
 from autoexp.session.snapshot import load
-from autoexp.workspace.files import tail
-from autoexp.workspace.locks import held
-from autoexp.workspace.paths import RunPaths, Workspace
+from autoexp.workspace.files import explained, tail
+from autoexp.workspace.locks import Lock, held
+from autoexp.workspace.paths import BEGIN_LOCK, RunPaths, Workspace
 
 ATTACH_SECONDS = 3.0
 """How long a start waits for news, so that an error of the set-up is seen at once."""
@@ -40,6 +42,29 @@ def refuse_beside(workspace: Workspace) -> None:
             f"{what} in this workspace, and a second one would compete for its devices",
             f"autoexp watch, or autoexp resume --run-id {names[-1]} --loops 5; beside it: autoexp start --run-id NEW",
         )
+
+
+@contextmanager
+def beginning(workspace: Workspace) -> Iterator[None]:
+    """Nobody else begins a run meanwhile: of two starts at the same moment each would find nobody at work.
+
+    Raises RunError when a run is live, or another start takes its time.
+    """
+    lock = Lock(workspace.runs / BEGIN_LOCK)
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        while not lock.acquire():
+            refuse_beside(workspace)
+            if time.monotonic() > deadline:
+                raise RunError("another start is at work in this workspace", "try again in a moment: autoexp start")
+            time.sleep(POLL_SECONDS)
+    except OSError as error:
+        raise explained(error, workspace.runs) from error
+    try:
+        refuse_beside(workspace)
+        yield
+    finally:
+        lock.release()
 
 
 def spawn(paths: RunPaths) -> int:

@@ -70,7 +70,10 @@ def steer(paths: RunPaths, text: str) -> Said:
 def withdraw(paths: RunPaths, number: int) -> Said:
     """Take guidance back. Raises ProposalError when none in force has this number."""
     if all(each.number != number for each in load(paths).steering):
-        raise ProposalError(f"no guidance in force has the number {number}", "autoexp steer --list")
+        raise ProposalError(
+            f"no guidance in force has the number {number}: it was withdrawn already, or never given",
+            "autoexp steer --list",
+        )
     return _say(paths, requests.Request(kind="withdraw", number=number))
 
 

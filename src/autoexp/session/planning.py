@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoexp.errors import UsageError
+from autoexp.errors import UsageError, must
 from autoexp.plugins.manager import parts, plugin_manager
 from autoexp.runs import budget
 from autoexp.runs.plan import select
@@ -66,7 +66,7 @@ def limits(given: Mapping[str, str | None]) -> dict[str, Any]:
         flag = f"--{name.replace('_', '-')}"
         example = {"max_hours": "8", "max_cost": "5.00", "until": "0.95", "max_tokens": "1000000"}.get(name, "20")
         raise UsageError(
-            f"{flag} {wanted[name]}: {first['msg']} (or 'none')", f"autoexp start {flag} {example}"
+            f"{flag} {wanted[name]}: it {must(first['msg'])} (or 'none')", f"autoexp start {flag} {example}"
         ) from error
 
 

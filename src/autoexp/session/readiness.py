@@ -17,11 +17,12 @@ from autoexp.session.background import live
 from autoexp.session.foresight import strangers
 from autoexp.session.planning import checked
 from autoexp.spec.ports import isolates_by, mended, missing_isolation
-from autoexp.workspace.candidate import editable_files
+from autoexp.workspace.candidate import editable_files, nothing_editable
 from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import SETTINGS_FILE, Workspace, cache_dir, find_workspace
 from autoexp.workspace.repository import Repository
 from autoexp.workspace.settings import Settings, filled, load, missing_data
+from autoexp.workspace.sight import by_default
 from autoexp.workspace.trainer import PACKAGE
 
 GPU_PROFILE = "h100"
@@ -86,7 +87,7 @@ def _examine(start: Path | None) -> list[Check]:
         checks.append(_settings(workspace))
         checks += [_note("settings", text, f"edit {SETTINGS_FILE}") for text, _ in strangers(settings, named)]
     editable = editable_files(repository, head, settings.files.editable, settings.files.frozen) if head else []
-    checks.append(_editable(settings, editable))
+    checks.append(_editable(workspace, settings, editable))
     checks.append(_command(workspace, settings))
     sources = [repository.show(head, path) or "" for path in editable] if head else []
     ours = [source for source in sources if PACKAGE in source]
@@ -95,7 +96,7 @@ def _examine(start: Path | None) -> list[Check]:
     checks.append(_data(workspace, settings))
     checks += _machine(settings)
     checks += _profile(ours)
-    checks.append(_isolation(settings, bool(ours)))
+    checks.append(_isolation(settings, bool(ours), by_default(ours)))
     edited = _edited(repository, editable)
     if edited:
         said = f"uncommitted edits of {', '.join(edited)}: they are not part of a run"
@@ -131,12 +132,10 @@ def _settings(workspace: Workspace) -> Check:
     return _note("settings", f"no {SETTINGS_FILE}: the defaults, or [tool.autoexp] of pyproject.toml", "autoexp init .")
 
 
-def _editable(settings: Settings, found: list[str]) -> Check:
-    globs = " ".join(settings.files.editable)
+def _editable(workspace: Workspace, settings: Settings, found: list[str]) -> Check:
     if not found:
-        return _missing(
-            "program", f"no committed file matches files.editable ({globs})", f"git add {globs} && git commit -m start"
-        )
+        error = nothing_editable(settings.files, workspace.root)
+        return _missing("program", str(error), error.hint)
     return _ok("program", f"{', '.join(found[:5])}: committed")
 
 
@@ -231,7 +230,7 @@ def _profile(sources: list[str]) -> list[Check]:
     return [_note("profile", said, "autoexp init another-folder --profile cpu")]
 
 
-def _isolation(settings: Settings, ours: bool) -> Check:
+def _isolation(settings: Settings, ours: bool, default: bool) -> Check:
     """What trainings will be confined by, with the executor of the settings."""
     wanted = settings.train.isolation
     if wanted == "off":
@@ -239,14 +238,16 @@ def _isolation(settings: Settings, ours: bool) -> Check:
     if wanted == "auto" and not ours:
         said = "none: the program is not made with autoexp's trainer, and may need anything"
         return _note("isolation", said, f'set isolation = "required" under [train] in {SETTINGS_FILE}')
+    if wanted == "auto" and not default:
+        said = "none: on a GPU it is to be asked for; trainings see and do what you can"
+        return _note("isolation", said, f'set isolation = "required" under [train] in {SETTINGS_FILE}')
     executor = parts(plugin_manager(), "executors", settings.executors)[settings.run.executor]
     missing = missing_isolation(executor)
     if missing is not None:
         bad = _missing if wanted == "required" else _note
         return bad("isolation", f"none: {missing}; trainings see and do what you can", "apt-get install bubblewrap")
-    standby = "; train.standby has no effect" if settings.train.standby else ""
     network = ", with the network" if settings.train.network else ""
-    return _ok("isolation", f"{isolates_by(executor)}{network}{standby}")
+    return _ok("isolation", f"{isolates_by(executor)}{network}")
 
 
 def _space() -> Check:

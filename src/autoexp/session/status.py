@@ -409,7 +409,8 @@ def _waiting_on_check(paths: RunPaths, state: RunState, alive: bool) -> str:
         said = _progress(paths.folder / training.job.folder) if training.job is not None else None
         done = f" {said.fraction:.0%}" if said is not None and said.fraction is not None else ""
         words.append(f"{training.program} with seed {training.seed}{done}")
-    return f"{check.key}, {check_progress(check)}" + (f": {', '.join(words)}" if words else "")
+    now = f"{check.key}, {check_progress(check)}" + (f": {', '.join(words)}" if words else "")
+    return now + (STOPS if state.stopping else "")
 
 
 def _best(state: RunState, summary: dict[str, Any], baseline: float | None) -> BestSoFar | None:

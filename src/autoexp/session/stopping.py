@@ -51,7 +51,7 @@ def stop_run(workspace: Workspace, paths: RunPaths, now: bool) -> str:
         if not live(paths):
             return "stopped"
         return (
-            "stopping: no new iteration will begin"
+            f"stopping: no new {'training' if state.check is not None else 'iteration'} will begin"
             if taken == "taken"
             else "the run is busy and will stop after this stage"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +15,22 @@ from autoexp.runs.records import Outcome
 from autoexp.runs.state import RunState
 from autoexp.session.snapshot import LEFT_OUT
 from autoexp.session.views import results
-from autoexp.workspace.paths import CHECKPOINT_FILE, EXIT_FILE, JOB_FILE, REPORT_FILE, RunPaths, cache_dir
+from autoexp.workspace.paths import (
+    CHECKPOINT_FILE,
+    EVALUATION_FILE,
+    EXIT_FILE,
+    JOB_FILE,
+    REPORT_FILE,
+    RunPaths,
+    cache_dir,
+)
 from autoexp.workspace.report import Judged, outcome
 
 Found = Iterator[tuple[Literal["holds", "note"], str]]
 COMPARED = ("status", "metric", "metrics", "exit_code", "evaluated_by", "seal")
 """Of an outcome, what is computed again from the files."""
+PREPARED = "prepared"
+"""In an evaluation: the hash of the prepared data as a whole, which a report has too."""
 
 
 def trainings(paths: RunPaths, events: Sequence[ev.Event], state: RunState) -> Found:
@@ -65,7 +76,8 @@ def _agrees(paths: RunPaths, started: ev.TrainingStarted, commit: str, said: Out
         seconds, reason = float(exit_fields.get("wall_seconds", 0.0)), str(exit_fields.get("reason", ""))
     except (OSError, ValueError, KeyError, TypeError):
         if said.status == "success" and folder.is_dir() and (folder / REPORT_FILE).exists():
-            raise AutoexpError(f"{folder} has a report, and no {EXIT_FILE} that says how it ended", "") from None
+            lost = next((name for name in (EXIT_FILE, JOB_FILE) if not (folder / name).exists()), EXIT_FILE)
+            raise AutoexpError(f"{folder} has a report, and no {lost} that can be read", "") from None
         return False
     trained = job.get("env", {}).get("AUTOEXP_COMMIT") if isinstance(job, dict) else None
     if commit and trained not in (None, commit):
@@ -82,7 +94,8 @@ def _agrees(paths: RunPaths, started: ev.TrainingStarted, commit: str, said: Out
     for name in against:
         if getattr(again, name) != getattr(said, name):
             what = _difference(name, getattr(said, name), getattr(again, name))
-            raise AutoexpError(f"{folder}: {what}", f"see {folder / REPORT_FILE}")
+            why = f" ({again.reason})" if again.reason and again.reason != said.reason else ""
+            raise AutoexpError(f"{folder}: {what}{why}", f"see {folder / REPORT_FILE}")
     return True
 
 
@@ -90,7 +103,11 @@ def _difference(name: str, said: Any, found: Any) -> str:
     if isinstance(said, dict) and isinstance(found, dict):
         key = next(key for key in sorted({*said, *found}) if said.get(key) != found.get(key))
         name, said, found = key, said.get(key), found.get(key)
-    return f"the journal has {name} {said}, its files {found}"
+    return f"the journal has {name} {_plain(said)}, its files {_plain(found)}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def views_of(paths: RunPaths, state: RunState, size: int, alive: bool) -> Found:
@@ -124,21 +141,22 @@ def views_of(paths: RunPaths, state: RunState, size: int, alive: bool) -> Found:
 
 def data_of(paths: RunPaths, events: Sequence[ev.Event]) -> Found:
     """Raises AutoexpError when trainings used other data than each other, or the files are not those any more."""
-    hashes: dict[str, str] = {}
+    first: dict[str, tuple[str, str]] = {}
     for event in events:
         folder = event.folder if isinstance(event, ev.TrainingStarted) else ""
         folder = event.job.folder if isinstance(event, ev.CheckStarted) else folder
-        if folder and (found := _data_hash(paths.folder / folder / REPORT_FILE)):
-            hashes.setdefault(found, folder)
-    if len(hashes) > 1:
-        (one, first), (other, second) = list(hashes.items())[:2]
-        raise AutoexpError(
-            f"{first} was trained on the data {one[:8]}, {second} on {other[:8]}: their numbers do not compare", ""
-        )
-    if not hashes:
+        for name, found in _data_used(paths.folder / folder).items() if folder else ():
+            other, where = first.setdefault(name, (found, folder))
+            if found != other:
+                raise AutoexpError(
+                    f"{where} and {folder} are of other data ({name} {other[:8]}, {found[:8]}): their numbers do not "
+                    "compare",
+                    "",
+                )
+    if PREPARED not in first:
         yield "note", "no report names the data that it was made with"
         return
-    (wanted,) = hashes
+    wanted, _ = first[PREPARED]
     for meta in sorted((cache_dir() / "prepared").glob("*/meta.json")):
         try:
             fields = json.loads(meta.read_bytes())
@@ -149,18 +167,22 @@ def data_of(paths: RunPaths, events: Sequence[ev.Event]) -> Found:
             continue
         for name, digest in files.items():
             if _sha256(meta.parent / name) != digest:
-                raise AutoexpError(f"{meta.parent / name} is not what was prepared", "autoexp prepare")
+                raise AutoexpError(
+                    f"{meta.parent / name} is not what was prepared", f"rm {meta}, then: autoexp prepare"
+                )
         yield "holds", f"{len(files)} files of {meta.parent.name} are those that were prepared"
         return
     yield "note", f"the data {wanted[:8]} is not in {cache_dir() / 'prepared'} any more"
 
 
-def _data_hash(report: Path) -> str:
-    try:
-        found = json.loads(report.read_bytes())["data"]["hash"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
-    return found if isinstance(found, str) else ""
+def _data_used(folder: Path) -> dict[str, str]:
+    """What a training's report and its evaluation say of the data: the hash of each, by what it is of."""
+    used: dict[str, str] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        used[PREPARED] = json.loads((folder / REPORT_FILE).read_bytes())["data"]["hash"]
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        used |= json.loads((folder / EVALUATION_FILE).read_bytes())["evaluation"]["data"]
+    return {name: found for name, found in used.items() if isinstance(found, str)}
 
 
 def _sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ from autoexp.spec.ports import Evaluation
 from autoexp.workspace.constants import declared
 from autoexp.workspace.contract import can_be_judged, script_of
 from autoexp.workspace.seals import ensure_key
+from autoexp.workspace.sight import BY_DEFAULT
 
 if TYPE_CHECKING:
     from autoexp.runs.state import RunState
@@ -34,11 +35,13 @@ def unjudged(state: RunState, context: Context) -> str:
     wanted = context.settings.train.evaluation
     if wanted == "trainer":
         return 'train.evaluation is "trainer"'
-    why, _, _ = _looked_at(state, context)
+    why, _, profile = _looked_at(state, context)
     if why and wanted == "judge":
         raise PreconditionError(
             f'train.evaluation is "judge", and {why}', 'set evaluation = "auto" under [train], then: autoexp resume'
         )
+    if not why and wanted == "auto" and profile not in BY_DEFAULT:
+        return 'on a GPU the judge is to be asked for (train.evaluation = "judge")'
     return why
 
 
@@ -75,4 +78,4 @@ def _looked_at(state: RunState, context: Context) -> tuple[str, str, str]:
     if not can_be_judged(text):
         return f"{script} does not keep the contract for it", "", ""
     constant = declared(text).get("PROFILE")
-    return "", script, str(constant.value) if constant is not None else "cpu"
+    return "", script, str(constant.value) if constant is not None else BY_DEFAULT[0]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from autoexp.errors import PreconditionError
+
 if TYPE_CHECKING:
     from autoexp.runs.events import Event
     from autoexp.runs.records import Best, Decision, Evidence, Measurement, Metric, Noise, Proposal, Trial
@@ -148,6 +150,16 @@ def missing_isolation(executor: Executor) -> str | None:
     asked = getattr(executor, "missing_isolation", None)
     missing: str | None = asked() if asked is not None else "the executor cannot isolate trainings"
     return missing
+
+
+def require_isolation(executor: Executor, then: str = "autoexp resume") -> None:
+    """Raise PreconditionError when an executor cannot isolate trainings, and they are to be (`train.isolation`).
+
+    `then` is what goes on when that is mended.
+    """
+    if (missing := missing_isolation(executor)) is not None:
+        hint = f'apt-get install bubblewrap (or set isolation = "off" under [train]), then: {then}'
+        raise PreconditionError(f'{missing}, and train.isolation is "required"', hint)
 
 
 def isolates_by(executor: Executor) -> str:

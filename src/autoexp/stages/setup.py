@@ -11,7 +11,8 @@ from autoexp.runs.events import Event, SetupDone
 from autoexp.runs.state import RunState
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
-from autoexp.workspace.candidate import editable_files
+from autoexp.spec.ports import require_isolation
+from autoexp.workspace.candidate import editable_files, nothing_editable
 from autoexp.workspace.files import tail
 from autoexp.workspace.locks import Lock
 from autoexp.workspace.paths import PREPARE_LOCK
@@ -25,17 +26,15 @@ def autoexp_setup(state: RunState, context: Context) -> Event | None:
     settings = context.settings
     editable = editable_files(context.repository, state.base, settings.files.editable, settings.files.frozen)
     if not editable:
-        globs = ", ".join(settings.files.editable)
-        raise PreconditionError(
-            f"no committed file matches files.editable ({globs})",
-            f"git add {globs} && git commit, then: autoexp start (or: autoexp init my-research)",
-        )
+        raise nothing_editable(settings.files, context.workspace.root)
     context.repository.exclude(["/workflows/runs/", "/workflows/lessons.md", "/results.tsv", *_links(context)])
     command = filled(settings.train.command[0], context.workspace)
     if shutil.which(command) is None and not (context.workspace.root / command).exists():
         raise PreconditionError(
             f"the training command {command!r} is not on PATH", f"install {command}, then: {_resume(context)}"
         )
+    if settings.train.isolation == "required":
+        require_isolation(context.executor(), _resume(context))
     missing = missing_data(context.workspace, context.settings)
     if missing:
         _prepare(context, missing)

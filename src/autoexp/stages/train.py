@@ -6,7 +6,6 @@ import json
 import re
 from pathlib import Path
 
-from autoexp.errors import PreconditionError
 from autoexp.runs.events import Event, TrainingEnded, TrainingStarted
 from autoexp.runs.fairness import over_budget, over_evaluated
 from autoexp.runs.records import Outcome, Taken
@@ -15,13 +14,13 @@ from autoexp.spec.context import Context
 from autoexp.spec.foreseeing import hopeless, measured, seed
 from autoexp.spec.judging import evaluation, unjudged
 from autoexp.spec.markers import hookimpl
-from autoexp.spec.ports import Evaluation, Exit, Isolation, JobSpec, missing_isolation
+from autoexp.spec.ports import Evaluation, Exit, Isolation, JobSpec, missing_isolation, require_isolation
 from autoexp.workspace.candidate import editable_texts
 from autoexp.workspace.files import tail
 from autoexp.workspace.paths import CHECKPOINT_FILE, JOB_FILE, LOG_FILE, REPORT_FILE, stale
 from autoexp.workspace.report import Judged, checked, checkpoint_mb, outcome
 from autoexp.workspace.settings import filled
-from autoexp.workspace.sight import ours, sight
+from autoexp.workspace.sight import by_default, ours, sight
 
 MISSED = re.compile(
     r"Read-only file system|Network is unreachable|name resolution|Name or service not known|No such file or directory"
@@ -193,11 +192,11 @@ def _unisolated(state: RunState, context: Context) -> str | None:
         sources = editable_texts(context.repository, state.base, files.editable, files.frozen).values()
         if not ours(sources):
             return 'the program is not made with autoexp\'s trainer (train.isolation = "required" isolates any)'
-    missing = missing_isolation(context.executor())
-    if missing is not None and wanted == "required":
-        hint = 'apt-get install bubblewrap (or set isolation = "off" under [train]), then: autoexp resume'
-        raise PreconditionError(f'{missing}, and train.isolation is "required"', hint)
-    return missing
+        if not by_default(sources):
+            return 'on a GPU isolation is to be asked for (train.isolation = "required")'
+    if wanted == "required":
+        require_isolation(context.executor())
+    return missing_isolation(context.executor())
 
 
 def _isolation(iteration: Iteration, context: Context, judged: bool) -> Isolation:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+
 from autoexp.brief.prompts import triage_prompt
-from autoexp.errors import AgentError, PreconditionError, RepositoryError
+from autoexp.errors import AgentError, DiskFullError, PreconditionError, RepositoryError
 from autoexp.runs.events import Event, Triaged
 from autoexp.runs.records import Outcome
 from autoexp.runs.state import Iteration, RunState
@@ -12,18 +16,23 @@ from autoexp.spec.asking import ask_for
 from autoexp.spec.context import Context
 from autoexp.spec.markers import hookimpl
 from autoexp.workspace.files import tail
-from autoexp.workspace.paths import LOG_FILE
+from autoexp.workspace.paths import EXIT_FILE, LOG_FILE
 
 MAX_RERUNS = 10
 """Reruns of a training that was lost or killed through no fault of its own."""
 MAX_REEVALUATIONS = 1
 """A second failure of the same evaluation is the candidate's fault."""
+NO_SPACE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+LITTLE_SPACE = 4 << 30
+"""Free bytes above which a training that found no space has filled a place of its own."""
+NO_WORDS = 1 << 20
+"""Free bytes below which a training may not even have found the space to say so."""
 
 
 @hookimpl(trylast=True)
 def autoexp_triage(state: RunState, context: Context) -> Event | None:
     """Lost and killed trainings run again; a failed evaluation is done again from the checkpoint; code is repaired
-    by an agent, if an agent wrote it; everything else is given up.
+    by an agent, if an agent wrote it; everything else is given up. Raises DiskFullError for one that found no space.
     """
     iteration = state.open[context.iteration]
     outcome = iteration.outcome
@@ -39,6 +48,10 @@ def autoexp_triage(state: RunState, context: Context) -> Event | None:
                 context, "reevaluate", f"the training is done, its evaluation was cut off: {outcome.reason}"
             )
         return _triaged(context, "rerun", outcome.reason)
+    if _found_no_space(outcome, context):
+        if not _of_before(state, context):
+            raise DiskFullError(f"the disk is full: {outcome.reason}", "free some space, then: autoexp resume")
+        return _triaged(context, "rerun", f"the disk was full: {outcome.reason}")
     if iteration.again is not None:  # the program has trained before: nothing of it is to be repaired
         return _triaged(context, "give_up", outcome.reason)
     own = [failure for failure in iteration.failures if failure.status not in ("lost", "killed")]
@@ -47,6 +60,23 @@ def autoexp_triage(state: RunState, context: Context) -> Event | None:
     if outcome.checkpoint and can and reevaluations < MAX_REEVALUATIONS:
         return _triaged(context, "reevaluate", f"the training is done, its evaluation failed: {outcome.reason}")
     return _ask(state, iteration, outcome, context)
+
+
+def _found_no_space(outcome: Outcome, context: Context) -> bool:
+    """Whether a training failed since the disk was full: not its fault, and the next ones would fail too."""
+    if outcome.status != "crash":
+        return False
+    said = any(words in outcome.reason for words in NO_SPACE)
+    return shutil.disk_usage(context.paths.folder).free < (LITTLE_SPACE if said else NO_WORDS)
+
+
+def _of_before(state: RunState, context: Context) -> bool:
+    """Whether it ended before this session began: who resumes has made space."""
+    ended = context.paths.attempt(context.iteration, context.attempt) / EXIT_FILE
+    try:
+        return state.session is not None and ended.stat().st_mtime < state.session.at
+    except OSError:
+        return True
 
 
 def _ask(state: RunState, iteration: Iteration, outcome: Outcome, context: Context) -> Triaged:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
+from autoexp.errors import PreconditionError
 from autoexp.runs.records import Constant
 from autoexp.workspace.constants import declared
+from autoexp.workspace.paths import SETTINGS_FILE
 from autoexp.workspace.repository import REGULAR, Change, Repository, matches
 from autoexp.workspace.settings import Files
 
@@ -22,6 +26,20 @@ def editable_files(
 ) -> list[str]:
     """The paths of a commit (or tree) that a proposal may change."""
     return [path for path in repository.files(commit) if matches(path, editable) and not matches(path, frozen)]
+
+
+def nothing_editable(files: Files, root: Path) -> PreconditionError:
+    """Why no committed file may be changed, and what mends it."""
+    globs = ", ".join(files.editable)
+    mend = f'edit [files] in {SETTINGS_FILE}: editable = ["train.py"]'
+    if not files.editable:
+        return PreconditionError("files.editable is empty: no file may be changed", mend)
+    what = f"no committed file matches files.editable ({globs})"
+    there = [each for glob in files.editable for each in sorted(root.glob(glob)) if each.is_file()]
+    if not there:
+        return PreconditionError(f"no file matches files.editable ({globs})", mend)
+    names = " ".join(shlex.quote(str(each.relative_to(root))) for each in there[:5])
+    return PreconditionError(what, f"git add {names} && git commit -m start, then: autoexp start")
 
 
 def editable_texts(

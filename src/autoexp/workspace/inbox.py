@@ -91,7 +91,9 @@ def remove(paths: RunPaths, number: int) -> Queued:
     waiting = queued(paths)
     if not 1 <= number <= len(waiting):
         raise ProposalError(
-            f"there is no queued proposal {number} (there are {len(waiting)})", "autoexp propose --list"
+            f"there is no queued proposal {number}"
+            + (f": they have the numbers 1 to {len(waiting)}" if waiting else ": nothing is queued any more"),
+            "autoexp propose --list",
         )
     try:
         waiting[number - 1].path.unlink()

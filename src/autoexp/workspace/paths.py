@@ -36,7 +36,7 @@ OF_A_TRAINING = (
 """What is in a job's folder once it was started, and not before."""
 RUN_ID = re.compile(r"(?!.*\.\.)(?!.*\.lock\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """It is a folder's name, and a part of the names of the run's refs: git has no `..` and no `.lock` in those."""
-CREATE_LOCK, PREPARE_LOCK = ".create.lock", ".prepare.lock"
+BEGIN_LOCK, CREATE_LOCK, PREPARE_LOCK = ".begin.lock", ".create.lock", ".prepare.lock"
 """In the folder of the runs: held by who makes a run, and by the prepare command itself."""
 
 

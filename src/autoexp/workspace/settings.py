@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
-from autoexp.errors import UsageError
+from autoexp.errors import UsageError, complaint
 from autoexp.runs.records import Budget, Metric
 from autoexp.workspace.detect import detect
 from autoexp.workspace.paths import Workspace, cache_dir
@@ -65,12 +65,13 @@ class Train(Section):
     """Whether the command evaluates the checkpoint in AUTOEXP_CHECKPOINT instead of training."""
     evaluation: Literal["auto", "judge", "trainer"] = "auto"
     """Who evaluates: the harness's judge, from the checkpoint, in other processes, or the trainer itself. `auto` is the
-    judge where the run's first program keeps the contract for that; `judge` refuses one that does not."""
+    judge where the run's first program keeps the contract for that and is written for a CPU: on a GPU it is to be asked
+    for. `judge` refuses a program that does not keep the contract."""
     evaluation_seconds: PositiveFloat = 300.0
     """Wall time that the judge may take, once a training has ended."""
     isolation: Literal["auto", "required", "off"] = "auto"
-    """Whether a training sees only what it needs, by bubblewrap: `auto`, if the program is made with autoexp's trainer
-    and bubblewrap works here; `required`, any program, and nothing is trained where that cannot be."""
+    """Whether a training sees only what it needs, by bubblewrap: `auto`, if the program is made with autoexp's trainer,
+    for a CPU, and bubblewrap works here; `required`, any program, and nothing is trained where that cannot be."""
     readable: tuple[str, ...] = ()
     """More files and folders that an isolated training may read; `~`, `{cache}` and `{root}` are filled in."""
     writable: tuple[str, ...] = ()
@@ -287,7 +288,7 @@ def _explain(error: ValidationError, where: str, hint: str) -> UsageError:
     path = [str(part) for part in first["loc"]]
     dotted = ".".join(path)
     if first["type"] != "extra_forbidden":
-        return UsageError(f"{where}: {dotted}: {first['msg']}", hint)
+        return UsageError(f"{where}: {dotted}{complaint(first)}", hint)
     fields: Any = Settings
     for part in path[:-1]:
         fields = fields.model_fields[part].annotation

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoexp.workspace.constants import declared
 from autoexp.workspace.paths import RunPaths, Workspace, cache_dir
 from autoexp.workspace.settings import Settings, filled
 from autoexp.workspace.trainer import PACKAGE
@@ -17,6 +18,10 @@ HELD_OUT = ("val.rows", "test.rows", ".val.rows.*", ".test.rows.*", "encoded-*")
 """Of a folder of prepared data: the rows that trials are judged by, and what a killed preparation left of them."""
 BUNDLED = "model/bundled"
 """The package's own text, validation part included; only preparing reads it."""
+BY_DEFAULT = ("cpu",)
+"""Profiles for whose machines isolation and the judge are in force without being asked for. On a GPU both have run, but
+not all of it: a judge that builds models beside the training, and a trainer that stands by in its sandbox, have not.
+"""
 COMPILED = ("compiled", "device-batch")
 """Of the cache: what the trainer's harness writes there."""
 OF_COMPILERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
@@ -38,6 +43,12 @@ def ours(sources: Iterable[str]) -> bool:
     candidate says of itself frees it from nothing.
     """
     return any(PACKAGE in source for source in sources)
+
+
+def by_default(sources: Iterable[str]) -> bool:
+    """Whether the profile that a program is for is one whose trainings are isolated by default."""
+    named = (declared(source).get("PROFILE") for source in sources)
+    return all(constant.value in BY_DEFAULT for constant in named if constant is not None)
 
 
 def sight(workspace: Workspace, paths: RunPaths, settings: Settings, worktree: Path, sealed: bool = False) -> Sight:

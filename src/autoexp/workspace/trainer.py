@@ -37,9 +37,7 @@ def told(stderr: str, code: int, otherwise: str) -> AutoexpError:
     lines = [line for line in stderr.splitlines() if line.strip()]
     what = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
     hint = next((line.removeprefix("  try: ") for line in reversed(lines) if line.startswith("  try: ")), "")
-    if code == 2 and lines and ": error: " in lines[-1]:  # argparse
-        return UsageError(lines[-1].partition(": error: ")[2], hint or "autoexp --help")
     if not what:
         what = f"{otherwise} (exit {code})" + (f": {lines[-1].strip()}" if lines else "")
-    kind = PreconditionError if code == 3 else AutoexpError
+    kind = {2: UsageError, 3: PreconditionError}.get(code, AutoexpError)
     return kind(what, hint or "autoexp doctor")
