@@ -19,8 +19,10 @@ demo: $(STAMP)
 	@echo
 	@echo "go on with:  cd $(DEMO) && . $(abspath $(BIN))/activate && autoexp resume --loops 5"
 
+# More workers than cores: much of the time tests wait, for the disk, a deadline, another process. A worker takes tests in a
+# row, so that what the tests of a file share is made once.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: lint types layers docs test
 
