@@ -21,8 +21,12 @@ demo: $(STAMP)
 	@echo "To go on:"
 	@echo "  cd $(DEMO) && . $(abspath $(BIN))/activate && autoexp resume --loops 5"
 
+# More workers than cores: much of the time tests wait, for the disk, a deadline, another process. A worker takes tests in a
+# row, so that what the tests of a file share is made once. They start thousands of commands: where Python is told to write
+# no bytecode, each would compile all of the source again, which takes longer than the rest of its start.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m compileall -q src
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: lint types layers docs test
 

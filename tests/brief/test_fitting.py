@@ -11,10 +11,12 @@ from autoexp.brief.counting import count
 from autoexp.brief.fitting import PART_CHARACTERS, Section, fitted
 
 ALPHABETS = ("abc de\n", "0123456789", "日本語のテスト", "\ud800\x00\r\n\u2028\x0b", "🙂é", "    \t", "_{}()[]=+-*/")
+CHARACTERS = "".join(ALPHABETS)
+WEIGHTS = [1 / len(alphabet) for alphabet in ALPHABETS for _ in alphabet]  # each alphabet comes as often
 
 
 def words(luck: random.Random, length: int) -> str:
-    return "".join(luck.choice(luck.choice(ALPHABETS)) for _ in range(length))
+    return "".join(luck.choices(CHARACTERS, WEIGHTS, k=length))
 
 
 @pytest.mark.parametrize("seed", range(40))

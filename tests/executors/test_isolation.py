@@ -121,6 +121,24 @@ def test_a_script_names_its_interpreter(tmp_path: Path) -> None:
     assert Path(sys.prefix) in surroundings.places([str(script)], {}, tmp_path)
 
 
+@works
+def test_a_compiler_of_its_own_is_seen_whole_but_no_home_around_one(tmp_path: Path) -> None:
+    for folder in ("tools", "home"):
+        (tmp_path / folder / "bin").mkdir(parents=True)
+        (tmp_path / folder / "part").write_text(f"a part in {folder}")
+        program = tmp_path / folder / "bin" / ("gcc" if folder == "tools" else "nvcc")
+        program.write_text('#!/bin/sh\ncat "$(dirname "$0")/../part" 2> /dev/null || echo alone\n')
+        program.chmod(0o755)
+    env = {**os.environ, "HOME": str(tmp_path / "home"), "CC": str(tmp_path / "tools" / "bin" / "gcc") + " -O2"}
+    env["PATH"] = f"{tmp_path / 'home' / 'bin'}:{env['PATH']}"
+    seen = tuple(surroundings.places([sys.executable], env, Path("/")))
+    done = inside(
+        View(readable=seen),
+        f"import os; os.system({env['CC'].split()[0]!r}); os.system({str(tmp_path / 'home/bin/nvcc')!r})",
+    )
+    assert done.stdout.split("\n") == ["a part in toolsalone", ""]
+
+
 def test_variables_by_name() -> None:
     env = {"PATH": "/bin", "HF_HOME": "/x", "EDITOR": "vi", "SSH_AUTH_SOCK": "/s", "MINE": "1", "AUTOEXP_TEST_X": "1"}
     kept = surroundings.named(env, {"MINE": "1"}, network=False)

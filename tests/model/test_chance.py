@@ -42,10 +42,10 @@ def drawn(folder: Path, data: Path, seeds: bool, seed: int) -> tuple[list[str], 
     ], done.stdout + done.stderr
 
 
-def test_a_seed_written_in_the_program_has_no_effect_and_is_told(bundled_data: Path, tmp_path: Path) -> None:
-    plain, said = drawn(tmp_path / "a", bundled_data, False, 7)
-    seeded, warned = drawn(tmp_path / "b", bundled_data, True, 7)
-    other, _ = drawn(tmp_path / "c", bundled_data, True, 8)
+def test_a_seed_written_in_the_program_has_no_effect_and_is_told(tiny_data: Path, tmp_path: Path) -> None:
+    plain, said = drawn(tmp_path / "a", tiny_data, False, 7)
+    seeded, warned = drawn(tmp_path / "b", tiny_data, True, 7)
+    other, _ = drawn(tmp_path / "c", tiny_data, True, 8)
 
     assert plain == seeded
     assert plain[0] != other[0] and plain[1] == other[1]

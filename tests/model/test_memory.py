@@ -127,7 +127,7 @@ except Exception as error:
     remember(fact, max(1, rows // 2))
     retry_at_half(rows, os.environ)
     sys.exit("crashed")
-print(json.dumps({"rows": rows, "pid": os.getpid(), "argv": sys.argv, "optimize": sys.flags.optimize,
+print(json.dumps({"rows": rows, "pid": os.getpid(), "argv": sys.argv, "no_user_site": sys.flags.no_user_site,
                   "prefix": sys.prefix, "mine": os.environ["MINE"]}))
 """
 
@@ -137,7 +137,7 @@ def train(folder: Path, *arguments: str, **env: str) -> tuple[subprocess.Popen[s
     script.write_text(TRAINING)
     given = environment(AUTOEXP_CACHE=folder / "cache", LOCK=folder / "lock", MINE="a b", **env)
     process = subprocess.Popen(
-        [sys.executable, "-O", str(script), *arguments],
+        [sys.executable, "-s", str(script), *arguments],
         env=given,
         text=True,
         stdout=subprocess.PIPE,
@@ -148,21 +148,21 @@ def train(folder: Path, *arguments: str, **env: str) -> tuple[subprocess.Popen[s
 
 
 def test_it_comes_down_to_what_fits_as_the_same_process(tmp_path: Path) -> None:
-    process, out, err = train(tmp_path, "10", "64", "a b")
+    process, out, err = train(tmp_path, "20", "64", "a b")
 
     assert process.returncode == 0, err
     *_, last = out.splitlines()
     done = json.loads(last)
-    assert [line.split()[1] for line in out.splitlines() if line.startswith("trying")] == ["64", "32", "16", "8"]
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("trying")] == ["64", "32", "16"]
     assert "out of memory with 64 rows at once: starting again with 32" in out
     assert {line.split()[2] for line in out.splitlines() if line.startswith("trying")} == {str(process.pid)}
     assert done == {
-        **{"rows": 8, "pid": process.pid, "optimize": 1, "prefix": sys.prefix, "mine": "a b"},
-        "argv": [str(tmp_path / "train.py"), "10", "64", "a b"],
+        **{"rows": 16, "pid": process.pid, "no_user_site": 1, "prefix": sys.prefix, "mine": "a b"},
+        "argv": [str(tmp_path / "train.py"), "20", "64", "a b"],
     }
 
-    _, out, _ = train(tmp_path, "10", "64", "a b")  # the same source again: it starts at what fitted
-    assert [line.split()[1] for line in out.splitlines() if line.startswith("trying")] == ["8"]
+    _, out, _ = train(tmp_path, "20", "64", "a b")  # the same source again: it starts at what fitted
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("trying")] == ["16"]
 
 
 # Holds half of the GPU's free memory and asks for more than the other half, until it is one row.

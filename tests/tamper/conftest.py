@@ -23,7 +23,7 @@ from autoexp.workspace.paths import Workspace
 SETTINGS = """\
 [train]
 command = "{{python}} train.py"
-budget_seconds = 1.5
+budget_seconds = 0.4
 timeout_seconds = 120
 can_reevaluate = true
 isolation = "required"

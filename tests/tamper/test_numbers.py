@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from autoexp.runs import fairness
+
 from .conftest import FINISH, OLD, Stage
 
 REPORT = """\
@@ -91,7 +93,7 @@ def test_the_validation_rows_as_training_rows(stage: Stage) -> None:
     assert cheat.outcome.metric is None
 
 
-@pytest.mark.parametrize(("name", "value"), [("AUTOEXP_SEED", "7"), ("AUTOEXP_BUDGET_SECONDS", "1.6")])
+@pytest.mark.parametrize(("name", "value"), [("AUTOEXP_SEED", "7"), ("AUTOEXP_BUDGET_SECONDS", "0.6")])
 def test_other_variables(stage: Stage, name: str, value: str) -> None:
     """A seed of its own choosing, a budget of its own."""
     cheat = stage.cheat(f"import os\nos.environ['{name}'] = '{value}'")
@@ -103,13 +105,13 @@ CLOCK = """
 import time
 from autoexp.model.clock import TrainingClock
 began = time.monotonic()
-TrainingClock.spent = property(lambda self: time.process_time() > 14)
+TrainingClock.spent = property(lambda self: time.process_time() > 9)
 """
 EARLY = """\
 import time
 def early():
     began = time.process_time()
-    while time.process_time() - began < 11:
+    while time.process_time() - began < 6:
         for inputs, targets in batches.step():
             losses(inputs, targets).mean().backward()
         optimizer.step()
@@ -121,14 +123,14 @@ import threading, time
 def work():
     import torch
     began = time.thread_time()
-    while time.thread_time() - began < 11:
+    while time.thread_time() - began < 6:
         torch.rand(64, 64) @ torch.rand(64, 64)
-thread = threading.Thread(target=work)
-thread.start()
+if __name__ == "__main__":  # where it is trained, and not where the judge asks
+    threading.Thread(target=work).start()
 """
 LATE = """\
         import time
-        while time.process_time() < 14:
+        while time.process_time() < 9:
             torch.rand(64, 64) @ torch.rand(64, 64)
 """
 
@@ -138,8 +140,9 @@ LATE = """\
     [{"before": CLOCK}, {"model": EARLY}, {"before": THREAD}, {"finish": LATE + FINISH}],
     ids=["a patched clock", "before the clock", "in the background", "after the clock"],
 )
-def test_more_than_the_budget(stage: Stage, edits: dict[str, str]) -> None:
+def test_more_than_the_budget(stage: Stage, monkeypatch: pytest.MonkeyPatch, edits: dict[str, str]) -> None:
     """Wherever it is hidden, work takes time, and that is measured from outside."""
+    monkeypatch.setattr(fairness, "SECONDS", 1.0)  # less is forgiven, so that less need be hidden
     cheat = stage.cheat(**edits)
     assert (cheat.trial.decision, cheat.outcome.metric) == ("crash", None)
     assert cheat.outcome.over_budget.startswith("over budget: it worked for ")

@@ -48,6 +48,18 @@ def test_a_reader_sees_the_old_or_the_new_file_and_never_a_part(tmp_path: Path) 
     assert all(seen)
 
 
+@pytest.mark.parametrize("durable", [True, False])
+def test_only_what_is_to_be_durable_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    synced: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_size), real(fd))[1])
+    write_atomic(tmp_path / "file", "text", durable=durable)
+    assert (tmp_path / "file").read_text() == "text"
+    assert synced == ([4] if durable else [])
+
+
 def test_others_may_read_it_as_far_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Annotated, Any
@@ -51,6 +52,14 @@ def _root(
 
 def main() -> int:
     """Run the command line; returns the exit code. Errors are two lines on stderr: what, and the next command."""
+    gc.set_threshold(100_000)  # what is imported is there to stay: to look through it while it comes finds nothing
+    try:
+        return _main()
+    finally:
+        gc.freeze()  # nor does it when the interpreter ends
+
+
+def _main() -> int:
     _open_standard_streams()
     usage: Any = typer.BadParameter.__mro__[1]  # the UsageError of the click that Typer brings along
     try:

@@ -18,6 +18,7 @@ NAMED = re.compile(
     r"|AUTOEXP_(?:CACHE|DATA|DEVICE|DEVICE_BATCH|THREADS|COMPILE|ATTENTION|KERNELS|PROFILE\w*|PEER|JOB)"
 )
 """Of the environment, what an isolated training is given beside what its job sets: how to compute, nothing personal."""
+COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "ptxas", "nvcc")
 ASK_SECONDS = 60.0
 SEES = (
     "import json, sys, sysconfig; print(json.dumps([sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix,"
@@ -37,15 +38,32 @@ def named(env: Mapping[str, str], given: Mapping[str, str], network: bool) -> di
 
 
 def places(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> list[Path]:
-    """The files and folders that a command's program and its interpreter need, with all packages of that."""
+    """The files and folders that a command's program and its interpreter need, with all packages and compilers."""
     program = shutil.which(command[0], path=env.get("PATH")) or str(cwd / command[0])
     found = [Path(program), *(Path(p) for p in env.get("LD_LIBRARY_PATH", "").split(":") if p.startswith("/"))]
+    found += _compilers(env)
     if "UV_PROJECT_ENVIRONMENT" in env:
         found.append(Path(env["UV_PROJECT_ENVIRONMENT"]))
     python = _interpreter(program, env)
     if python is not None:
         found += [Path(text) for text in _seen(python, env.get("PYTHONPATH", ""))]
     return [place for place in dict.fromkeys(found) if place.is_absolute() and place != Path("/")]
+
+
+def _compilers(env: Mapping[str, str]) -> list[Path]:
+    """What compiles for torch, where that is not of the system: the folder around its `bin`, which holds its parts too.
+
+    A folder around the home, or the home itself, is too much: then it is the compiler's file alone.
+    """
+    home = Path(env.get("HOME") or "/")
+    found = [Path(env[name]) for name in ("CUDA_HOME", "CUDA_PATH") if env.get(name, "").startswith("/")]
+    for name in (env.get("CC", ""), env.get("CXX", ""), *COMPILERS):
+        program = shutil.which(name.split()[0], path=env.get("PATH")) if name.split() else None
+        for file in (Path(program), Path(program).resolve()) if program is not None else ():
+            folder = file.parent.parent
+            own = file.parent.name == "bin" and folder != Path("/") and not home.is_relative_to(folder)
+            found.append(folder if own else file)
+    return found
 
 
 def _interpreter(program: str, env: Mapping[str, str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,5 +26,6 @@ def __getattr__(name: str) -> Any:  # torch takes seconds to import, and prepari
     if name in ("Step", "Trial"):
         from autoexp.model import trial
 
+        gc.freeze()  # its million objects are there to stay: no collection need look through them, not even the last
         return getattr(trial, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ word, and nothing of the script has run. When stdin is closed before the line it
 from __future__ import annotations
 
 import builtins
+import gc
 import json
 import os
 import re
@@ -86,6 +87,13 @@ def compiles(environ: Mapping[str, str]) -> bool:
 
 def prepare(compiled: bool) -> None:
     """Import what a training wants; `compiled`, also what compiles it and its attention."""
+    gc.disable()  # a million objects come, and are there to stay: to look through them finds nothing
+    _prepare(compiled)
+    gc.freeze()
+    gc.enable()
+
+
+def _prepare(compiled: bool) -> None:
     import_module("autoexp.model.trial")
     import_module("autoexp.model.kernels")
     if not compiled:

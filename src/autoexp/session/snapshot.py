@@ -50,7 +50,7 @@ def load(paths: RunPaths) -> RunState:
 def save(paths: RunPaths, state: RunState, journal_bytes: int) -> None:
     """Take a snapshot of the state that the first `journal_bytes` of the journal add up to."""
     head = {"journal_bytes": journal_bytes, "tail": _tail(paths.journal, journal_bytes), "fields": _FIELDS}
-    write_atomic(paths.snapshot, json.dumps(head) + "\n" + state.model_dump_json() + "\n")
+    write_atomic(paths.snapshot, json.dumps(head) + "\n" + state.model_dump_json() + "\n", durable=False)
 
 
 def _snapshot(paths: RunPaths) -> tuple[RunState, int] | None:

@@ -72,7 +72,7 @@ def write_state(paths: RunPaths, state: RunState, journal_bytes: int) -> None:
         **summary(state),
         "journal_bytes": journal_bytes,
     }
-    write_atomic(paths.state, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(paths.state, json.dumps(fields, indent=1, ensure_ascii=False) + "\n", durable=False)
 
 
 def write_results(workspace: Workspace, paths: RunPaths, state: RunState, say: Callable[[str], None]) -> None:

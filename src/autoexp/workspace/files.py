@@ -11,8 +11,10 @@ from pathlib import Path
 from autoexp.errors import AutoexpError, DiskFullError
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
+def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None:
     """Replace `path` in one step, by a temporary file beside it and a rename. Text is written as `encoded` says.
+
+    One that is not `durable` does not wait for the disk: a view that a power cut leaves old or torn is made again.
 
     Raises DiskFullError, or AutoexpError with the system's reason. The old file is then as it was.
     """
@@ -23,8 +25,9 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
