@@ -106,7 +106,8 @@ def _measured(state: RunState, iteration: Iteration, context: Context, result: O
         return result.model_copy(update={"status": "crash", "metric": None, "reason": over})
     trained = folder if iteration.reevaluate is None else Path(iteration.reevaluate).parent
     result = checked(result, trained, _asked_for(trained))
-    if ended.isolation and result.status == "crash" and MISSED.search(tail(folder / LOG_FILE, 16384)):
+    words = f"{result.reason}\n{tail(folder / LOG_FILE, 16384)}"
+    if ended.isolation and result.status == "crash" and MISSED.search(words):
         hint = f"{result.reason} (it is isolated, by {ended.isolation}: train.readable shows it more)"
         result = result.model_copy(update={"reason": hint})
     return result
