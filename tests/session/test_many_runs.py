@@ -41,6 +41,7 @@ def test_a_second_start_is_refused_while_a_run_is_live_and_begins_one_by_its_nam
     said = lab.command("start", "--loops", "1", code=1)
     assert "run lab is live" in said
     assert "autoexp resume --run-id lab --loops 5" in said and "--run-id NEW" in said
+    assert lab.command("doctor").splitlines()[-1] == "ready, and a run is at work: autoexp status"
     assert lab.workspace.run_ids() == ["lab"]
 
     lab.command("start", "--loops", "1", "--run-id", "beside", "--proposer", "scripted")

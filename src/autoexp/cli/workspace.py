@@ -102,4 +102,6 @@ def _show_readiness(report: Readiness) -> None:
         if check.mend:
             console.print(Text(f"  {'':{width}}  → {check.mend}", style="bold" if check.mark == "missing" else "dim"))
     missing = [check.name for check in report.checks if check.mark == "missing"]
-    print("ready: autoexp start --loops 5" if report.ready else f"not ready: {', '.join(missing)}")
+    live = any(check.name == "runs" for check in report.checks)
+    ready = "ready, and a run is at work: autoexp status" if live else "ready: autoexp start --loops 5"
+    print(ready if report.ready else f"not ready: {', '.join(missing)}")
