@@ -27,6 +27,7 @@ def attempt(what, do):
 
 def changed_nothing(cheat: Cheat, stage: Stage) -> bool:
     """It was trained as if it had not tried: a number of its own, and nothing special."""
+    print(cheat.outcome)  # shown where it did
     same = cheat.outcome.status == "success" and cheat.outcome.metric is not None
     return same and cheat.outcome.isolation == stage.baseline.isolation != ""
 

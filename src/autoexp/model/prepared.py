@@ -82,9 +82,10 @@ class Prepared:
     def has(self, split: str) -> bool:
         """Whether there is this split. Older releases made a test split of one's own text of documents that validation
         uses too, as meta.json tells: that one is none."""
+        if split != "test" or split not in self.meta:
+            return split in self.meta
         source = self.meta["made_from"]["source"]
-        shared = split == "test" and "files" in source and source.get("test") != OWN_DOCUMENTS
-        return split in self.meta and not shared
+        return "files" not in source or source.get("test") == OWN_DOCUMENTS
 
     def rows(self, split: str) -> Rows:
         """The rows of `train`, `val` or `test`, memory-mapped, shape (rows, seq_len + 1).
