@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -27,6 +28,11 @@ MISSED = re.compile(
     r"|FileNotFoundError|ModuleNotFoundError|Permission denied"
 )
 """Of a training's last words, when it may have missed what isolation hides."""
+SPINS = "10000"
+"""How often a thread of OpenMP looks for work before it sleeps. Where others want the processor too, threads that spin
+as long as they do by default keep it from each other: a training of two threads beside a busy one did 4,900 tokens a
+second, and with this 14,400; alone 51,600 and 51,100.
+"""
 
 
 @hookimpl(trylast=True)
@@ -159,6 +165,8 @@ def _job(
         "AUTOEXP_COMMIT": commit,
         "PYTHONUNBUFFERED": "1",
     }
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        env["GOMP_SPINCOUNT"] = SPINS
     if command[0].rsplit("/", 1)[-1] == "uv":
         # in a worktree uv would make, and fill, a new environment for every candidate
         env["UV_PROJECT_ENVIRONMENT"] = str(context.workspace.root / ".venv")
