@@ -63,12 +63,12 @@ class Confining:
 
         Raises OSError, or ValueError where nothing does.
         """
-        said = isolation.name()
+        said = self._name()  # first: where nothing confines nothing is made
         _wake_driver()
         self.scratch.mkdir(parents=True)  # a new one: what is there already is not ours
         for copy in self.copies:
             copy.mkdir(parents=True)
-        return said + (", with the network" if self.wanted["network"] else "")
+        return said
 
     def seat(self, seat: Confining) -> str:
         """Take over the folders of who stands by, in place of `make`. Returns and raises the same."""
@@ -76,6 +76,9 @@ class Confining:
         if self.copies:
             os.rename(seat.folder / COPIES, self.folder / COPIES)
         os.link(self.folder / LOG_FILE, self.scratch / LOG_FILE)  # which it opens by itself
+        return self._name()
+
+    def _name(self) -> str:
         return isolation.name() + (", with the network" if self.wanted["network"] else "")
 
     def fill(self) -> None:
